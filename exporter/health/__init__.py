@@ -1,0 +1,1 @@
+"""Judge what was measured. Pure functions: no I/O, no clock."""

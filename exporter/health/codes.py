@@ -1,0 +1,133 @@
+"""Every health code: value, section, severities, summary, and where it is documented.
+
+Coder's codes keep Coder's values and meanings; ours begin with X and the section's letters. A
+retired number is never used again: EWP03 was "proxy version differs from the primary's" and is
+still sent by servers older than 20 March 2024 (coder/coder #12433).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exporter.health.model import Section, Severity
+
+DOCS_URL = "https://coder.com/docs/admin/monitoring/health-check"
+UNKNOWN = "EUNKNOWN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """A health code.
+
+    `words` is the tail of the alert's name; `summary` a sentence for people; `severities` those
+    that it can be observed with; `coder` tells Coder's own codes from ours.
+    """
+
+    value: str
+    section: Section
+    severities: tuple[Severity, ...]
+    words: str
+    summary: str
+
+    @property
+    def coder(self) -> bool:
+        return self.value.startswith("E")
+
+    @property
+    def alert(self) -> str:
+        return f"Coder{self.value}{self.words}"
+
+    @property
+    def alerts(self) -> dict[Severity, str]:
+        """The name of the rule of each severity; they differ only where the code has several."""
+        if len(self.severities) == 1:
+            return {self.severities[0]: self.alert}
+        return {severity: self.alert + severity.alert.capitalize() for severity in self.severities}
+
+    @property
+    def docs_url(self) -> str:
+        """Coder's page: the anchor of its own codes, the page itself for ours and for EWS03."""
+        if self.coder and self.value not in _WITHOUT_ANCHOR:
+            return f"{DOCS_URL}#{self.value.lower()}"
+        return DOCS_URL
+
+
+# Coder's page has no section for these. Source: coder-interfaces, section 1.
+_WITHOUT_ANCHOR = frozenset({"EWS03"})
+
+_OK, _WARNING, _ERROR = (Severity.OK,), (Severity.WARNING,), (Severity.ERROR,)
+_BOTH = (Severity.WARNING, Severity.ERROR)
+
+
+def _section(section: Section, *rows: tuple[str, tuple[Severity, ...], str, str]) -> tuple[Code, ...]:
+    known = [
+        Code(value=value, section=section, severities=severities, words=words, summary=summary)
+        for value, severities, words, summary in rows
+    ]
+    known.append(
+        Code(
+            value=UNKNOWN,
+            section=section,
+            severities=_ERROR,
+            words="SectionCrashed",
+            summary="The exporter itself failed while it probed this section.",
+        )
+    )
+    return tuple(known)
+
+
+CODES: dict[Section, tuple[Code, ...]] = {
+    Section.ACCESS_URL: _section(
+        Section.ACCESS_URL,
+        ("EACS01", _ERROR, "AccessURLNotSet", "No access URL is configured."),
+        ("EACS02", _ERROR, "AccessURLInvalid", "The access URL cannot be parsed."),
+        ("EACS03", _ERROR, "AccessURLUnreachable", "The access URL cannot be reached."),
+        ("EACS04", _WARNING, "AccessURLStatusWrong", "The access URL answers with a status other than 200."),
+        ("XACS01", _ERROR, "HealthzBodyWrong", "The health endpoint answers 200 but not with OK."),
+        ("XACS02", _BOTH, "AccessURLRedirects", "The access URL answers with a redirect."),
+        ("XACS03", _BOTH, "CertificateExpires", "The certificate of the access URL expires soon or has expired."),
+        ("XACS04", _ERROR, "NotACoderServer", "What answers at the access URL is not a Coder server."),
+        ("XACS05", _WARNING, "OtherDeployment", "Another deployment answers, or its access URL is another host."),
+        ("XACS06", _ERROR, "AccessURLFails", "The access URL answers with a server or client error."),
+        ("XACS07", _WARNING, "AddressFamilyDown", "One of the two address families of the access URL fails."),
+    ),
+    Section.WEBSOCKET: _section(
+        Section.WEBSOCKET,
+        ("EWS01", _ERROR, "WebsocketDialFailed", "A websocket to the access URL cannot be opened."),
+        ("EWS02", _ERROR, "WebsocketEchoFailed", "A websocket opens, but messages do not pass."),
+        ("EWS03", _ERROR, "WebsocketEchoWrong", "A websocket message comes back changed."),
+        ("XWS01", _ERROR, "UpgradeIntercepted", "An intermediary answers the websocket upgrade instead of Coder."),
+    ),
+    Section.DATABASE: _section(
+        Section.DATABASE,
+        ("EDB01", _ERROR, "DatabasePingFailed", "The database does not answer."),
+        ("EDB02", _WARNING, "DatabaseLatencyHigh", "The median database latency is at or above its threshold."),
+        ("XDB01", _WARNING, "DatabaseRefusesUs", "The database answers but refuses the exporter's role."),
+        ("XDB02", _WARNING, "DatabaseIsStandby", "The database that answers is a standby."),
+    ),
+    Section.WORKSPACE_PROXY: _section(
+        Section.WORKSPACE_PROXY,
+        ("EWP01", _WARNING, "ProxyRefreshFailed", "The list of workspace proxies could not be refreshed."),
+        ("EWP02", _ERROR, "ProxyListFailed", "The list of workspace proxies cannot be read."),
+        ("EWP04", _WARNING, "ProxyUnhealthy", "A workspace proxy is unhealthy, unreachable, or warns."),
+        ("XWP01", _WARNING, "ProxyNeverRegistered", "A workspace proxy was created but never registered."),
+        ("XWP02", _ERROR, "AllProxiesDown", "Every workspace proxy is down."),
+        ("XWP03", _OK, "ProxyStopped", "A workspace proxy was stopped on purpose."),
+        ("XWP04", _WARNING, "ProxyPrimarySlow", "A workspace proxy is fine, but its primary is slow or unreachable."),
+    ),
+}  # fmt: skip
+
+
+def section_codes(section: Section) -> tuple[str, ...]:
+    """Return the values of all codes of a section, EUNKNOWN last."""
+    return tuple(code.value for code in CODES[section])
+
+
+def find(value: str) -> Code | None:
+    """Return the code of that value in any letter case, or None. EUNKNOWN is found once."""
+    wanted = value.upper()
+    for codes in CODES.values():
+        for code in codes:
+            if code.value == wanted:
+                return code
+    return None
