@@ -1,0 +1,92 @@
+"""The configuration as frozen values: each default stands beside its field.
+
+Durations are seconds. Where a default is Coder's own, its source stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exporter.health.model import Section
+from exporter.health.settle import Policy
+from exporter.secret import Secret
+
+DEFAULT_INTERVAL_SECONDS = 30.0
+DEFAULT_TIMEOUT_SECONDS = 10.0
+# Coder gives these four sections 5 s each. Source: coder-interfaces, section 1, time limits.
+SECTION_TIMEOUT_SECONDS: Mapping[Section, float] = {
+    Section.ACCESS_URL: 5.0,
+    Section.WEBSOCKET: 5.0,
+    Section.DATABASE: 5.0,
+    Section.WORKSPACE_PROXY: 5.0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SectionConfig:
+    """How a section of one deployment is probed; everything inherited is already filled in."""
+
+    enabled: bool = True
+    interval_seconds: float = DEFAULT_INTERVAL_SECONDS
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    settle: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessURLSectionConfig(SectionConfig):
+    certificate_warning_seconds: float = 14 * 86400.0  # XACS03, warning
+    certificate_error_seconds: float = 2 * 86400.0  # XACS03, error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseConfig:
+    """`url` is what `CODER_PG_CONNECTION_URL` holds: a URL or a keyword string."""
+
+    url: Secret
+    latency_threshold_seconds: float = 0.015  # --health-check-threshold-database
+    fresh_connection_interval_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyConfig:
+    """A statically listed workspace proxy. `id` is filled in when the file leaves it out."""
+
+    id: str
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentConfig:
+    """One Coder deployment. Exactly one of `url` and `url_file` is set.
+
+    `ca_file`: PEM file of additional trusted certificates (`tls: {ca_file: ...}`).
+    """
+
+    name: str
+    url: str | None = None
+    url_file: Path | None = None
+    session_token: Secret | None = None
+    deployment_id: str | None = None
+    ca_file: Path | None = None
+    database: DatabaseConfig | None = None
+    access_url: AccessURLSectionConfig = field(default_factory=AccessURLSectionConfig)
+    websocket: SectionConfig = field(default_factory=SectionConfig)
+    database_section: SectionConfig = field(default_factory=SectionConfig)
+    workspace_proxy: SectionConfig = field(default_factory=SectionConfig)
+    static_proxies: tuple[ProxyConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that a run of the exporter is told.
+
+    `warnings` are sentences about things that work but should be mended; they are logged.
+    `source` names where it came from: a path, or "environment".
+    """
+
+    deployments: tuple[DeploymentConfig, ...]
+    warnings: tuple[str, ...] = ()
+    source: str = "environment"

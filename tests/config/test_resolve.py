@@ -1,0 +1,382 @@
+"""What is inherited, what keys say about one another, and the files that they name."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from exporter.config.load import load_config
+from exporter.config.model import Config, DatabaseConfig
+from exporter.errors import ConfigError
+from exporter.health.settle import Policy
+from exporter.secret import Secret
+
+_HINT = "a relative path begins at the configuration's folder"
+TOKEN = "0123456789-abcdefghijklmnopqrstuv"
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a file into the working directory of the test, for its owner only."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "c.yaml", mode: int = 0o600) -> Path:
+        path = Path(name)
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def load(write: Write) -> Callable[[str], Config]:
+    """Load a configuration from its text."""
+    return lambda text: load_config(write(text), {})
+
+
+@pytest.fixture
+def problems(load: Callable[[str], Config]) -> Callable[[str], list[str]]:
+    """Give the problems of a configuration, without the part that is always the same."""
+
+    def give(text: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load(text)
+        return [problem.replace("deployments[0]", "D0").removeprefix("c.yaml:") for problem in caught.value.problems]
+
+    return give
+
+
+def _one(keys: str, head: str = "") -> str:
+    return f"{head}\ndeployments:\n- {{name: a, url: 'http://h', {keys}}}\n"
+
+
+def test_defaults(load: Callable[[str], Config]) -> None:
+    """What nobody writes is as the models say."""
+    (deployment,) = load(_one("")).deployments
+    assert ("a", "http://h", None, None, None) == (
+        deployment.name,
+        deployment.url,
+        deployment.session_token,
+        deployment.database,
+        deployment.ca_file,
+    )
+    for section in (
+        deployment.access_url,
+        deployment.websocket,
+        deployment.database_section,
+        deployment.workspace_proxy,
+    ):
+        assert (True, 30.0, 5.0) == (section.enabled, section.interval_seconds, section.timeout_seconds)
+        assert Policy() == section.settle
+    assert (14 * 86400.0, 2 * 86400.0) == (
+        deployment.access_url.certificate_warning_seconds,
+        deployment.access_url.certificate_error_seconds,
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "timeout", "head", "section"),
+    [
+        (30.0, 5.0, "", ""),
+        (30.0, 5.0, "global: {timeout: 20s}", ""),
+        (2.0, 2.0, "global: {interval: 2s}", ""),
+        (3.0, 3.0, "", "interval: 3s"),
+        (3.0, 2.5, "", "interval: 3s, timeout: 2.5s"),
+        (30.0, 30.0, "", "timeout: 30s"),
+        (60.0, 45.0, "global: {interval: 1m}", "timeout: 45s"),
+        (10.0, 5.0, "global: {interval: 2s}", "interval: 10s"),
+    ],
+)
+def test_intervals_and_timeouts_are_inherited(
+    load: Callable[[str], Config], interval: float, timeout: float, head: str, section: str
+) -> None:
+    """Section key, then section default, then global; only a default gives way to a shorter interval."""
+    (deployment,) = load(_one(f"sections: {{database: {{{section}}}}}", head)).deployments
+    assert (interval, timeout) == (
+        deployment.database_section.interval_seconds,
+        deployment.database_section.timeout_seconds,
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "head", "section"),
+    [
+        ("1: global.timeout: 31s is longer than the interval 30s that is the default; at most 30s",
+         "global: {timeout: 31s}", ""),
+        ("1: global.timeout: 6s is longer than the interval 5s of global.interval; at most 5s",
+         "global: {timeout: 6s, interval: 5s}", ""),
+        ("3: D0.sections.websocket.timeout: 31s is longer than the interval 30s that is the default; at most 30s",
+         "", "timeout: 31s"),
+        ("3: D0.sections.websocket.timeout: 7s is longer than the interval 5s of global.interval; at most 5s",
+         "global: {interval: 5s}", "timeout: 7s"),
+        ("3: D0.sections.websocket.timeout: 7s is longer than the interval 2s written here; at most 2s",
+         "global: {interval: 10s}", "timeout: 7s, interval: 2s"),
+    ],
+)  # fmt: skip
+def test_a_timeout_above_its_interval_is_refused(
+    problems: Callable[[str], list[str]], expected: str, head: str, section: str
+) -> None:
+    """The interval that counts is named."""
+    assert [expected] == problems(_one(f"sections: {{websocket: {{{section}}}}}", head))
+
+
+def test_a_broken_interval_is_the_only_problem(problems: Callable[[str], list[str]]) -> None:
+    """No timeout is compared with an interval that cannot be read."""
+    told = problems(_one("sections: {websocket: {timeout: 1h, interval: x}}", "global: {timeout: 1h, interval: y}"))
+    assert ["1: global.interval", "3: D0.sections.websocket.interval"] == [": ".join(t.split(": ")[:2]) for t in told]
+
+
+def test_settle_keys_are_inherited_one_by_one(load: Callable[[str], Config]) -> None:
+    """A section overrides single keys; the rest is global's, then the default's."""
+    text = _one(
+        "sections: {websocket: {settle: {raise: 5, version_grace: 0s}}}", "global: {settle: {raise: 3, clear: 4}}"
+    )
+    (deployment,) = load(text).deployments
+    assert Policy(raise_after=3, clear_after=4) == deployment.access_url.settle
+    assert Policy(raise_after=5, clear_after=4, version_grace_seconds=0.0) == deployment.websocket.settle
+
+
+@pytest.mark.parametrize(
+    ("expected", "keys"),
+    [
+        ("certificate_error: an error from 20d on would come before the warning from 14d on",
+         "certificate_error: 20d"),
+        ("certificate_warning: an error from 2d on would come before the warning from 1d on",
+         "certificate_warning: 1d"),
+        ("certificate_error: an error from 3d on would come before the warning from 1d on",
+         "certificate_warning: 1d, certificate_error: 3d"),
+    ],
+)  # fmt: skip
+def test_certificate_limits(problems: Callable[[str], list[str]], expected: str, keys: str) -> None:
+    """The error never comes before the warning; equal is fine."""
+    told = problems(_one(f"sections: {{access_url: {{{keys}}}}}"))
+    assert [f"3: D0.sections.access_url.{expected}; certificate_error is the shorter one"] == told
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (["1: deployments: is missing or empty; list at least one deployment with name and url"], "deployments: []"),
+        ([" deployments: is missing or empty; list at least one deployment with name and url"], "global: {}"),
+        (
+            [
+                "2: D0.url: is missing; write the access URL, or url_file",
+                "2: D0.name: is missing; it becomes the label `deployment`",
+            ],
+            "deployments:\n- {}",
+        ),
+        (
+            ['3: deployments[1].name: "a" is used before, by D0.name; names are unique'],
+            "deployments:\n- {name: a, url: 'http://h'}\n- {name: a, url: 'http://i'}",
+        ),
+        (
+            ["3: D0.session_token_file: stands beside session_token; keep one of them"],
+            _one(f"session_token: {TOKEN}, session_token_file: x"),
+        ),
+        (
+            [
+                f"3: D0.url_file: the file cannot be read: No such file or directory; {_HINT}",
+                f"3: D0.session_token_file: the file cannot be read: No such file or directory; {_HINT}",
+                f"3: D0.tls.ca_file: the file cannot be read: No such file or directory; {_HINT}",
+                f"3: D0.database.url_file: the file cannot be read: No such file or directory; {_HINT}",
+            ],
+            "\ndeployments:\n- {name: a, url_file: gone, session_token_file: gone, tls: {ca_file: gone},"
+            " database: {url_file: gone}}",
+        ),
+        (["3: D0.url_file: stands beside url; keep one of them"], _one("url_file: c.yaml")),
+        (
+            ["3: D0.database.url_file: stands beside url; keep one of them"],
+            _one("database: {url: 'postgres://h/d', url_file: x}"),
+        ),
+        (["3: D0.database.url: is missing; write url_file or url, or remove `database`"], _one("database: {}")),
+        (["3: D0.tls.ca_file: the file holds no PEM certificates that can be read"], _one("tls: {ca_file: c.yaml}")),
+        (["3: D0.session_token_file: the file is not a regular file"], _one("session_token_file: .")),
+        (
+            [
+                "3: D0.workspace_proxies.static[0].url: is missing; write the proxy's access URL",
+                "3: D0.workspace_proxies.static[1].name: is missing; it becomes the label `proxy`",
+            ],
+            _one("workspace_proxies: {static: [{name: eu}, {url: 'http://eu'}]}"),
+        ),
+        (
+            [
+                '3: D0.workspace_proxies.static[1].name: "eu" is used before, '
+                "by D0.workspace_proxies.static[0].name; names are unique"
+            ],
+            _one("workspace_proxies: {static: [{name: eu, url: 'http://eu'}, {name: eu, url: 'http://us'}]}"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_doubled(problems: Callable[[str], list[str]], expected: list[str], text: str) -> None:
+    """Each is told once, at the key or at what should hold it."""
+    assert expected == problems(text)
+
+
+def test_static_proxies_get_a_stable_id(load: Callable[[str], Config]) -> None:
+    """Without an id it is the UUID of deployment and name; with one it is that, in lower case."""
+    given = "6F0C1A52-7f4e-4b53-9d0a-0c8de5f5a3b1"
+    text = _one(
+        "workspace_proxies: {static: [{name: eu, url: 'https://EU:443/'}, "
+        f"{{name: us, url: 'http://us', id: {given}}}]}}"
+    )
+    eu, us = load(text).deployments[0].static_proxies
+    assert (str(uuid.uuid5(uuid.NAMESPACE_URL, "a/eu")), "eu", "https://eu") == (eu.id, eu.name, eu.url)
+    assert given.lower() == us.id
+
+
+def test_one_proxy_id_in_two_deployments(problems: Callable[[str], list[str]]) -> None:
+    """The ported families have no label deployment, so an id is unique in the whole file."""
+    proxy_id = "6f0c1a52-7f4e-4b53-9d0a-0c8de5f5a3b1"
+    static = f"workspace_proxies: {{static: [{{name: eu, url: 'http://eu', id: {proxy_id}}}]}}"
+    told = problems(
+        f"deployments:\n- {{name: a, url: 'http://h', {static}}}\n- {{name: b, url: 'http://i', {static}}}\n"
+    )
+    path = "deployments[1].workspace_proxies.static[0].id"
+    assert [f'3: {path}: {proxy_id} is the id of two proxies, "a/eu" and "b/eu"; ids are unique'] == told
+
+
+def test_secrets_from_files(load: Callable[[str], Config], write: Write) -> None:
+    """A file is read once, relative to the configuration's folder, and blanks around are stripped."""
+    write(f"  {TOKEN}\r\n\n", "token")
+    write("postgres://u:p@db/coder\n", "dsn")
+    config = load(_one("session_token_file: token, database: {url_file: dsn, latency_threshold: 20ms}"))
+    assert () == config.warnings
+    assert Secret(TOKEN) == config.deployments[0].session_token
+    assert (
+        DatabaseConfig(url=Secret("postgres://u:p@db/coder"), latency_threshold_seconds=0.02)
+        == config.deployments[0].database
+    )
+
+
+def test_relative_paths_are_relative_to_the_file(write: Write, tmp_path: Path) -> None:
+    """Not to the working directory."""
+    (tmp_path / "sub").mkdir()
+    write(TOKEN, "sub/token")
+    write("", "sub/url")
+    path = write("deployments: [{name: a, url_file: url, session_token_file: token}]", "sub/c.yaml")
+    (deployment,) = load_config(path, {}).deployments
+    assert Secret(TOKEN) == deployment.session_token
+    assert Path("sub/url") == deployment.url_file
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "https://h"])
+def test_the_content_of_url_file_is_not_judged(load: Callable[[str], Config], write: Write, content: str) -> None:
+    """Empty or nonsense is a health code at run time, not an error of the configuration."""
+    write(content, "url")
+    (deployment,) = load("deployments: [{name: a, url_file: url}]").deployments
+    assert (None, Path("url")) == (deployment.url, deployment.url_file)
+
+
+@pytest.mark.parametrize(
+    ("expected", "content"),
+    [
+        ("the file is empty", ""),
+        ("the file is empty", " \n"),
+        ("the token holds a space, a control character or a letter beyond ASCII; write it bare", "hunter2 hunter3"),
+        ("the token holds a space, a control character or a letter beyond ASCII; write it bare", "hunter2\nhunter3"),
+        ("the token holds a space, a control character or a letter beyond ASCII; write it bare", "hunter2\0"),
+        ("the token holds a space, a control character or a letter beyond ASCII; write it bare", "hunter2é"),
+        ("the file is larger than 65536 bytes", "x" * 65537),
+    ],
+)
+def test_a_token_file_that_cannot_be_used(
+    problems: Callable[[str], list[str]], write: Write, expected: str, content: str
+) -> None:
+    """What is wrong is told without the content."""
+    write(content, "token")
+    assert [f"3: D0.session_token_file: {expected}"] == problems(_one("session_token_file: token"))
+
+
+@pytest.mark.parametrize(
+    "content", ["postgres://u:hunter2@db/coder?x=\ty", "postgres://u:hunter2 @db/coder", "host=db\npassword=hunter2"]
+)
+def test_a_database_url_with_blanks(problems: Callable[[str], list[str]], write: Write, content: str) -> None:
+    """A URL holds no blanks, and neither form a control character."""
+    write(content, "dsn")
+    what = "the database URL holds a space, a line break or a control character; write those as %20 and the like"
+    assert [f"3: D0.database.url_file: {what}"] == problems(_one("database: {url_file: dsn}"))
+
+
+def test_a_database_url_that_cannot_be_parsed(problems: Callable[[str], list[str]], write: Write) -> None:
+    """The reader's own sentence is told, at the key."""
+    write("postgres://u:hunter2@db/coder?no_such_parameter=1", "dsn")
+    (told,) = problems(_one("database: {url_file: dsn}"))
+    assert told.startswith("3: D0.database.url_file: ")
+    assert "no_such_parameter" in told
+    assert "hunter2" not in told
+
+
+def test_parameters_that_mean_nothing_here(load: Callable[[str], Config]) -> None:
+    """Parameters of connection pools are warned of by name."""
+    config = load(_one("database: {url: 'postgres://u:hunter2@db/coder?pool_max_conns=5'}"))
+    what = "the database URL has parameters that mean nothing here: pool_max_conns"
+    assert (f"c.yaml:3: deployments[0].database.url: {what}",) == config.warnings
+
+
+def test_keyword_form_of_the_database_url(load: Callable[[str], Config]) -> None:
+    """The keyword form has spaces between its words."""
+    (deployment,) = load(_one("database: {url: 'host=db user=u password=x://p'}")).deployments
+    assert deployment.database is not None
+    assert Secret("host=db user=u password=x://p") == deployment.database.url
+
+
+def test_certificates(load: Callable[[str], Config], write: Write) -> None:
+    """A PEM file with certificates is taken."""
+    write(trustme.CA().cert_pem.bytes().decode(), "ca.pem")
+    assert Path("ca.pem") == load(_one("tls: {ca_file: ca.pem}")).deployments[0].ca_file
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_files_that_others_can_read_are_warned_of(write: Write, mode: int) -> None:
+    """A secret that group or world can read works, and should be mended."""
+    write(TOKEN, "token", mode)
+    write("postgres://u:p@db/coder", "dsn", mode)
+    path = write(_one("session_token_file: token, database: {url_file: dsn}"), mode=mode)
+    assert (
+        f"c.yaml:3: deployments[0].session_token_file: token can be read by others (mode {mode:04o}); chmod it 600",
+        f"c.yaml:3: deployments[0].database.url_file: dsn can be read by others (mode {mode:04o}); chmod it 600",
+    ) == load_config(path, {}).warnings
+
+
+def test_inline_secrets_in_a_file_that_others_can_read(write: Write) -> None:
+    """Secrets in the configuration itself are warned of, too; without any, its mode does not matter."""
+    path = write(_one(f"session_token: {TOKEN}, database: {{url: 'postgres://u:p@db/coder'}}"), mode=0o644)
+    what = "is a secret in a file that others can read (mode 0644); chmod it 600, or use"
+    assert (
+        f"c.yaml:3: deployments[0].session_token: {what} session_token_file",
+        f"c.yaml:3: deployments[0].database.url: {what} url_file",
+    ) == load_config(path, {}).warnings
+    assert () == load_config(write(_one(""), mode=0o644), {}).warnings
+
+
+def test_a_token_of_another_form_is_only_warned_of(load: Callable[[str], Config]) -> None:
+    """Coder may change its form, so a token is never refused for it."""
+    config = load(_one("session_token: hunter2"))
+    assert Secret("hunter2") == config.deployments[0].session_token
+    what = "the token does not look like one of Coder's: 10 characters, a hyphen, 22 characters"
+    assert (f"c.yaml:3: deployments[0].session_token: {what}",) == config.warnings
+
+
+def test_a_url_is_its_origin(load: Callable[[str], Config]) -> None:
+    """Path and query are dropped, with a warning that does not show them; a slash alone is nothing."""
+    config = load(
+        "deployments:\n- {name: a, url: 'HTTPS://Coder.Example.com:443/x?token=hunter2'}\n- {name: b, url: 'http://h/'}"
+    )
+    assert ["https://coder.example.com", "http://h"] == [deployment.url for deployment in config.deployments]
+    what = "has a path, query or fragment, which is dropped: only scheme, host and port count"
+    assert (f"c.yaml:2: deployments[0].url: {what}",) == config.warnings
+
+
+def test_a_broken_static_proxy_is_one_problem(problems: Callable[[str], list[str]]) -> None:
+    """An item that is no mapping has no follow-up, nor has a proxy of a deployment without name."""
+    told = problems("deployments:\n- {url: 'http://h', workspace_proxies: {static: [5, {name: eu, url: 'http://eu'}]}}")
+    assert [
+        "2: D0.workspace_proxies.static[0]: is a number; a mapping is wanted",
+        "2: D0.name: is missing; it becomes the label `deployment`",
+    ] == told
