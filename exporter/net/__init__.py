@@ -1,0 +1,1 @@
+"""Asyncio clients: the only place where foreign exceptions are translated."""

@@ -1,0 +1,203 @@
+"""Coder's JSON answers: bytes in, frozen values out. Tolerant of what is missing or new, never of
+what is not JSON or of another shape."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.errors import WireError
+from exporter.health.access_url import Identity
+from exporter.health.workspace_proxy import ListedProxy
+from exporter.wire.url import parse_origin
+
+# Lower-case names of Coder's own headers.
+BUILD_VERSION_HEADER = "x-coder-build-version"
+TOKEN_HEADER = "coder-session-token"
+
+# Coder's own words when nobody is signed in. Any other 401 is a trouble of Coder's: its database.
+# Source: data of a real server (debug-health-401*.json against trouble-db-cut.json).
+_SIGNED_OUT = "you are signed out or your session has expired"
+_MAX_PROXIES = 500
+_MAX_TEXTS = 50
+_MAX_TEXT_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorBody:
+    """The JSON that Coder sends with a status that says no. `message` is empty when it is not one."""
+
+    message: str = ""
+    detail: str = ""
+
+    @property
+    def signed_out(self) -> bool:
+        return self.message.lower().startswith(_SIGNED_OUT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyReport:
+    """What a workspace proxy says of itself at /healthz-report."""
+
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def decode(body: bytes) -> Any:
+    """Return the JSON value.
+
+    Raises:
+        WireError: Not UTF-8, not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(body)
+    except UnicodeDecodeError:
+        raise WireError("the body is not UTF-8") from None
+    except ValueError:
+        raise WireError(f"the body is not JSON: it begins with {excerpt(body)}") from None
+    except RecursionError:
+        raise WireError("the body is JSON that is nested too deeply") from None
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object.
+
+    Raises:
+        WireError: As `decode`, or another JSON value than an object.
+    """
+    value = decode(body)
+    if not isinstance(value, dict):
+        raise WireError(f"the body is JSON, but {_kind(value)} instead of an object")
+    return value
+
+
+def parse_error(body: bytes) -> ErrorBody:
+    """Return what Coder said; a bare JSON string counts as the message (P23). Never raises."""
+    try:
+        value = decode(body)
+    except WireError:
+        return ErrorBody()
+    if isinstance(value, str):
+        return ErrorBody(message=_cut(value))
+    if isinstance(value, dict):
+        return ErrorBody(message=_text(value.get("message")), detail=_text(value.get("detail")))
+    return ErrorBody()
+
+
+def parse_build_info(body: bytes) -> Identity:
+    """Return who answers /api/v2/buildinfo.
+
+    Raises:
+        WireError: Not what Coder answers there: an object with a `version`.
+    """
+    value = decode_object(body)
+    version = _text(value.get("version"))
+    if not version:
+        raise WireError("the body is a JSON object without a version")
+    try:
+        access_url_host = parse_origin(_text(value.get("dashboard_url"))).host
+    except WireError:
+        access_url_host = None
+    return Identity(
+        deployment_id=_text(value.get("deployment_id")) or None,
+        access_url_host=access_url_host,
+        version=version,
+        workspace_proxy=value.get("workspace_proxy") is True,
+    )
+
+
+def check_derp_map(message: str | bytes) -> int:
+    """Return the number of regions of a DERP map.
+
+    Raises:
+        WireError: Not a DERP map: an object whose `Regions` is an object or null.
+    """
+    value = decode_object(message.encode() if isinstance(message, str) else message)
+    regions = value.get("Regions")
+    if "Regions" not in value or not (regions is None or isinstance(regions, dict)):
+        raise WireError("the message is a JSON object without DERP regions")
+    return len(regions or ())
+
+
+def parse_workspace_proxies(body: bytes) -> tuple[ListedProxy, ...]:
+    """Return the proxies of /api/v2/workspaceproxies without the primary, which Coder makes up and
+    always calls ok (P18), and without deleted ones.
+
+    Raises:
+        WireError: Another shape than `{"regions": [...]}`, an entry without id or name, or more
+            than 500 entries.
+    """
+    value = decode_object(body)
+    regions = value.get("regions")
+    if regions is None and "regions" in value:
+        return ()
+    if not isinstance(regions, list):
+        raise WireError("the body is a JSON object without a list of regions")
+    if len(regions) > _MAX_PROXIES:
+        raise WireError(f"the body lists {len(regions)} workspace proxies, more than the {_MAX_PROXIES} that are read")
+    return tuple(proxy for entry in regions for proxy in (_listed_proxy(entry),) if proxy is not None)
+
+
+def parse_proxy_report(body: bytes) -> ProxyReport:
+    """Return a proxy's report. At least one of both keys must be there, each null or a list of
+    strings (P7), so that `{}` or somebody else's JSON is no healthy proxy.
+
+    Raises:
+        WireError: Anything else.
+    """
+    value = decode_object(body)
+    if "errors" not in value and "warnings" not in value:
+        raise WireError("the body is a JSON object without errors and warnings")
+    return ProxyReport(errors=_texts(value, "errors"), warnings=_texts(value, "warnings"))
+
+
+def excerpt(body: bytes, length: int = 80) -> str:
+    """Return the beginning of a body, fit for a message: one line, no control characters."""
+    text = body[: length * 4].decode("utf-8", "replace")
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if not text:
+        return "nothing" if not body else "no readable text"
+    return repr(text if len(text) <= length else text[:length] + "...")
+
+
+def _listed_proxy(entry: object) -> ListedProxy | None:
+    if not isinstance(entry, dict):
+        raise WireError(f"the list of regions holds {_kind(entry)} instead of an object")
+    proxy_id, name = _text(entry.get("id")), _text(entry.get("name"))
+    if not proxy_id or not name:
+        raise WireError("the list of regions holds an entry without id or name")
+    if name == "primary" or entry.get("deleted") is True:
+        return None
+    return ListedProxy(
+        id=proxy_id,
+        name=name,
+        url=_text(entry.get("path_app_url")),
+        version=_text(entry.get("version")),
+        updated_at=_text(entry.get("updated_at")),
+        source="api",
+    )
+
+
+def _texts(value: dict[str, Any], key: str) -> tuple[str, ...]:
+    entries = value.get(key)
+    if entries is None:
+        return ()
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise WireError(f"{key} of the report is not a list of strings")
+    return tuple(_cut(entry) for entry in entries[:_MAX_TEXTS])
+
+
+def _text(value: object) -> str:
+    return _cut(value) if isinstance(value, str) else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT_LENGTH else text[:_MAX_TEXT_LENGTH] + "..."
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    names: dict[type, str] = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return names.get(type(value), "an object")

@@ -1,0 +1,135 @@
+"""Coder's answers: recorded ones, and anything at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.demo import answers
+from exporter.errors import WireError
+from exporter.net import coder_json
+
+RECORDED = Path(answers.__file__).parent / "answers"
+
+
+def recorded(name: str) -> bytes:
+    return (RECORDED / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "signed_out"),
+    [
+        ("signed-out.json", True),
+        ("malformed-token.json", True),
+        ("unknown-token.json", True),
+        ("database-gone.json", False),
+        ("forbidden.json", False),
+        ("unknown-route.json", False),
+    ],
+)
+def test_a_refused_token_is_told_from_coders_own_trouble(name: str, signed_out: bool) -> None:
+    """Only Coder's words for signed out mean that the token is refused."""
+    said = coder_json.parse_error(recorded(name))
+    assert signed_out == said.signed_out
+    assert "" != said.message
+
+
+def test_build_info_is_read() -> None:
+    """The recorded answer gives deployment, version and the host of the access URL."""
+    identity = coder_json.parse_build_info(recorded("buildinfo.json"))
+    assert ("v2.26.0", "127.0.0.1", False) == (identity.version, identity.access_url_host, identity.workspace_proxy)
+    assert identity.deployment_id is not None
+
+
+def test_a_proxys_build_info_is_told() -> None:
+    """A workspace proxy says that it is one, and has no deployment id."""
+    identity = coder_json.parse_build_info(recorded("proxy-buildinfo.json"))
+    assert identity.workspace_proxy
+    assert identity.deployment_id is None
+
+
+def test_the_recorded_map_and_report_are_good() -> None:
+    """What a real server sends is accepted."""
+    assert coder_json.check_derp_map(recorded("derp-map.json")) >= 1
+    assert 0 == coder_json.check_derp_map(b'{"Regions": null}')
+    assert coder_json.ProxyReport(errors=(), warnings=()) == coder_json.parse_proxy_report(
+        recorded("proxy-healthz-report.json")
+    )
+
+
+def test_a_bare_string_is_the_message() -> None:
+    """A proxy that shuts down answers with a JSON string."""
+    said = coder_json.parse_error(recorded("proxy-stopped-healthz-report.json"))
+    assert "workspace proxy in middle of shutting down" == said.message
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON: it begins with nothing"),
+        (b"<html>\n<b>Sign in</b>", "not JSON: it begins with '<html> <b>Sign in</b>'"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"[]", "a list instead of an object"),
+        (b"null", "null instead of an object"),
+        (b"true", "a boolean instead of an object"),
+        (b"[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_object_is_told(body: bytes, words: str) -> None:
+    """The message says what came instead."""
+    with pytest.raises(WireError, match=words.replace("[", r"\[")):
+        coder_json.decode_object(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b'{"regions": {}}', b'{"regions": [1]}', b'{"regions": [{}]}', b'{"regions": [{"id": 1, "name": "x"}]}'],
+)
+def test_a_list_of_another_shape_is_refused(body: bytes) -> None:
+    """Proxies are read from a list of objects with id and name only."""
+    with pytest.raises(WireError):
+        coder_json.parse_workspace_proxies(body)
+
+
+def test_too_many_proxies_are_refused() -> None:
+    """A list without end costs no memory and no probes."""
+    entries = [{"id": str(n), "name": f"p{n}"} for n in range(501)]
+    with pytest.raises(WireError, match="501"):
+        coder_json.parse_workspace_proxies(json.dumps({"regions": entries}).encode())
+
+
+def test_long_texts_are_cut() -> None:
+    """What a server says is kept in bounded length."""
+    report = coder_json.parse_proxy_report(json.dumps({"errors": ["x" * 10_000] * 100}).encode())
+    assert (50, 503) == (len(report.errors), len(report.errors[0]))
+
+
+@given(
+    body=st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["errors", "warnings", "regions", "Regions", "version", "id", "name", "message"]), inner
+            )
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_any_bytes_give_a_value_or_a_wire_error(body: bytes) -> None:
+    """No parser raises anything else, and `parse_error` nothing at all."""
+    coder_json.parse_error(body)
+    assert coder_json.excerpt(body).isprintable()
+    for parse in (
+        coder_json.parse_build_info,
+        coder_json.check_derp_map,
+        coder_json.parse_workspace_proxies,
+        coder_json.parse_proxy_report,
+    ):
+        with contextlib.suppress(WireError):
+            assert parse(body) is not None
