@@ -1,0 +1,1 @@
+"""Measure; never judge. One file a section."""

@@ -1,0 +1,97 @@
+"""One run: what is expected, what nobody expected, and time that runs out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from exporter.clock import SystemClock
+from exporter.errors import Reason
+from exporter.health.model import Report, Section
+from exporter.runner import Judgement, Room, Round, Runner
+from exporter.targets.model import Target
+
+TARGET = Target(deployment="prod", section=Section.DATABASE, interval_seconds=30.0, timeout_seconds=0.05)
+
+
+def make_runner(probe: Callable[[Any], Any]) -> Runner:
+    def judge(target: Target, result: object) -> list[Judgement]:
+        return [Judgement(name="primary", report=Report(section=target.section), result=result)]
+
+    return Runner(
+        rooms={Section.DATABASE: Room(probe=probe, judge=judge, name=lambda target: "primary")}, clock=SystemClock()
+    )
+
+
+async def run(probe: Callable[[Any], Any]) -> Round:
+    return await make_runner(probe).run(TARGET)
+
+
+async def test_a_run_is_measured_and_judged() -> None:
+    """The result of the probe ends in the health of the target."""
+
+    async def probe(target: Target) -> str:
+        return "fine"
+
+    outcome = await run(probe)
+    (health,) = outcome.healths
+    assert outcome.complete
+    assert ("fine", "primary", 30.0) == (health.result, health.key.name, health.interval_seconds)
+    assert health.duration_seconds >= 0
+
+
+async def test_runs_are_numbered() -> None:
+    """Later runs have greater numbers (P6)."""
+
+    async def probe(target: Target) -> str:
+        return "fine"
+
+    runner = make_runner(probe)
+    numbers = [(await runner.run(TARGET)).healths[0].run for _ in range(3)]
+    assert sorted(set(numbers)) == numbers
+
+
+async def test_a_bug_is_eunknown_for_that_target_only() -> None:
+    """An exception becomes EUNKNOWN, tells its kind, and hides what it said."""
+
+    async def probe(target: Target) -> str:
+        raise RuntimeError("postgres://coder:hunter2@db")
+
+    outcome = await run(probe)
+    (health,) = outcome.healths
+    (finding,) = health.report.findings
+    assert "EUNKNOWN" == finding.code
+    assert "RuntimeError" in finding.message
+    assert "hunter2" not in finding.message
+    assert health.report.failure is not None
+    assert Reason.INTERNAL is health.report.failure.reason
+    assert not outcome.complete
+    assert "EDB01" in health.report.not_judged
+
+
+async def test_a_probe_that_forgets_its_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner ends a probe some time after its limit."""
+    monkeypatch.setattr("exporter.runner.OVERRUN_SECONDS", 0.05)
+
+    async def probe(target: Target) -> None:
+        await asyncio.Event().wait()
+
+    (health,) = (await run(probe)).healths
+    assert ["EUNKNOWN"] == [finding.code for finding in health.report.findings]
+    assert "TimeoutError" in health.report.findings[0].message
+
+
+async def test_cancelling_is_no_result() -> None:
+    """A run that is cancelled from outside says nothing of its target (P5)."""
+
+    async def probe(target: Target) -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(run(probe))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
