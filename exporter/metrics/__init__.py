@@ -1,0 +1,1 @@
+"""Families, and how results become their samples."""

@@ -1,0 +1,213 @@
+"""Everything that /metrics shows: the way from commits of the snapshot to a body.
+
+In: declared sections and each commit. Out: the parts of a body. A commit renders what it changed
+and nothing else, so its cost does not grow with the number of targets; a scrape only joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from exporter.health.database import DatabaseResult
+from exporter.health.model import OffReason, Section
+from exporter.health.workspace_proxy import ProxyResult, RoundResult
+from exporter.metrics import samples, sections
+from exporter.metrics.exposition import Exposition
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.labels import escape, escape_target, label_text
+from exporter.metrics.negotiation import Format
+from exporter.metrics.own import OwnMetrics
+from exporter.metrics.series import Histogram, TargetSeries
+from exporter.snapshot import Commit, Entry, Snapshot
+from exporter.targets.model import SectionKey, TargetKey
+
+_PINGS = "coder_health_database_ping_duration_seconds"
+_PROXY_ROUNDS = "coderd_proxyhealth_health_check_duration_seconds"
+_PROXY_FAMILIES = (samples.PROXY_INFO, samples.PROXY_STATUS, samples.PROXY_WARNINGS)
+
+_END = b"# EOF\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clash:
+    """Two targets want the same series; the one that was first has it.
+
+    `label` and `value` are what they share: the same `proxy_id` in two deployments, or names that
+    are equal once they are cut.
+    """
+
+    label: str
+    value: str
+    shown: TargetKey
+    hidden: TargetKey
+
+
+class _Claim(NamedTuple):
+    """A right to series that may exist once: `scope` is where, `value` the label's text."""
+
+    label: str
+    scope: tuple[str, ...]
+    value: str
+
+
+class _Shown:
+    """A target that is shown: owner of its pieces and holder of its claims, by identity."""
+
+    __slots__ = ("claims", "key", "pings", "series", "values")
+
+    def __init__(self, key: TargetKey) -> None:
+        self.key = key
+        self.values = escape_target(key)
+        self.series = TargetSeries(self.values)
+        self.pings: Histogram | None = None
+        self.claims: dict[_Claim, tuple[str, ...]] = {}
+
+
+class Board:
+    """What is shown, kept up to date commit by commit. On the event loop only.
+
+    Args:
+        snapshot: Where the commits come from; a section is declared there before it is here.
+        own: The exporter's own families, shown last.
+        thresholds: Database latency threshold in seconds by deployment.
+    """
+
+    def __init__(self, *, snapshot: Snapshot, own: OwnMetrics, thresholds: Mapping[str, float]) -> None:
+        self._snapshot = snapshot
+        self._own = own
+        self._thresholds = thresholds
+        self._exposition = Exposition(family for family in FAMILIES if not family.own)
+        self._declared: dict[SectionKey, OffReason | None] = {}
+        self._off: dict[SectionKey, OffReason | None] = {}
+        self._sections: dict[SectionKey, sections.SectionSeries] = {}
+        self._targets: dict[TargetKey, _Shown] = {}
+        self._proxy_rounds = Histogram(_PROXY_ROUNDS)
+        self._holders: dict[_Claim, _Shown] = {}
+        self._clashes: set[tuple[_Claim, _Shown]] = set()
+
+    @property
+    def off(self) -> Mapping[SectionKey, OffReason | None]:
+        """Every declared section, and why it is off: as declared, or as its last run found; None
+        when it is on."""
+        return self._off
+
+    def declare_section(self, deployment: str, section: Section, off_reason: OffReason | None = None) -> None:
+        """Show a section: with its codes at 0 when it is on, else only that it is off and why."""
+        key = SectionKey(deployment=deployment, section=section)
+        self._declared[key] = off_reason
+        self._show_section(key, off_reason)
+
+    def show(self, commit: Commit) -> tuple[Clash, ...]:
+        """Show what a commit changed; return the clashes that it brought, each reported once."""
+        for key in commit.removed:
+            self._forget(key)
+        clashes: list[Clash] = []
+        found: dict[SectionKey, OffReason | None] = {}
+        for entry in commit.entries:
+            key, off = entry.health.key, entry.health.report.off
+            found[key.section_key] = found.get(key.section_key) or off
+            if off is not None:
+                # the run had nothing to measure: nothing of it is shown
+                self._forget(key)
+            else:
+                clashes += self._show_target(entry)
+        for section_key in commit.sections:
+            # where targets only left, nobody learned anything new
+            off = found[section_key] if section_key in found else self._off.get(section_key)
+            self._show_section(section_key, self._declared.get(section_key) or off)
+        return tuple(clashes)
+
+    def render(self, wanted: Format) -> list[bytes]:
+        """Return the parts of the body, to be joined."""
+        parts = self._exposition.render(wanted)
+        parts.append(self._own.render(wanted))
+        if wanted is Format.OPENMETRICS:
+            parts.append(_END)
+        return parts
+
+    def _show_section(self, key: SectionKey, off: OffReason | None) -> None:
+        if key not in self._off or self._off[key] is not off:
+            self._off[key] = off
+            self._exposition.replace(("enabled", key), sections.render_enabled(key, off))
+        if off is not None:
+            self._sections.pop(key, None)
+            self._exposition.remove(key)
+            return
+        series = self._sections.get(key)
+        if series is None:
+            series = self._sections[key] = sections.SectionSeries(key)
+        pieces = series.render(self._snapshot.sections[key])
+        if pieces is not None:
+            self._exposition.replace(key, pieces)
+
+    def _show_target(self, entry: Entry) -> list[Clash]:
+        key, result = entry.health.key, entry.health.result
+        shown = self._targets.get(key)
+        if shown is None:
+            shown = self._targets[key] = _Shown(key)
+        threshold = self._thresholds.get(key.section_key.deployment)
+        pieces = shown.series.observe(entry)
+        pieces |= samples.render_facts(entry.health, shown.values, threshold_seconds=threshold)
+        pieces |= samples.render_code_targets(entry, shown.values)
+        if isinstance(result, DatabaseResult):
+            pieces[_PINGS] = _observe_pings(shown, result.ping_seconds)
+        elif isinstance(result, RoundResult):
+            self._proxy_rounds.observe(entry.health.duration_seconds)
+            self._exposition.replace(_PROXY_ROUNDS, {_PROXY_ROUNDS: self._proxy_rounds.render()})
+        clashes = self._claim(shown, _claims(shown, result))
+        for claim, families in shown.claims.items():
+            if self._holders[claim] is not shown:
+                for family in families or tuple(pieces):
+                    pieces.pop(family, None)
+        self._exposition.replace(shown, pieces)
+        return clashes
+
+    def _claim(self, shown: _Shown, claims: dict[_Claim, tuple[str, ...]]) -> list[Clash]:
+        """Take what is free, leave to others what is theirs, give back what is no longer wanted."""
+        self._release(shown, shown.claims.keys() - claims.keys())
+        shown.claims = claims
+        clashes = []
+        for claim in claims:
+            holder = self._holders.setdefault(claim, shown)
+            if holder is shown:
+                self._clashes.discard((claim, shown))
+            elif (claim, shown) not in self._clashes:
+                self._clashes.add((claim, shown))
+                clashes.append(Clash(label=claim.label, value=claim.value, shown=holder.key, hidden=shown.key))
+        return clashes
+
+    def _release(self, shown: _Shown, claims: Set[_Claim]) -> None:
+        for claim in claims:
+            if self._holders.get(claim) is shown:
+                del self._holders[claim]
+            self._clashes.discard((claim, shown))
+
+    def _forget(self, key: TargetKey) -> None:
+        shown = self._targets.pop(key, None)
+        if shown is not None:
+            self._exposition.remove(shown)
+            self._release(shown, shown.claims.keys())
+
+
+def _observe_pings(shown: _Shown, pings: tuple[float, ...]) -> str:
+    if shown.pings is None:
+        shown.pings = Histogram(_PINGS, label_text(_PINGS, shown.values))
+    for seconds in pings:
+        shown.pings.observe(seconds)
+    return shown.pings.render()
+
+
+def _claims(shown: _Shown, result: object) -> dict[_Claim, tuple[str, ...]]:
+    """Return what may exist once, each with the families that hang on it; none for all of them."""
+    values = shown.values
+    section = (values["deployment"], values["section"])
+    claims: dict[_Claim, tuple[str, ...]] = {_Claim("target", section, values["target"]): ()}
+    if isinstance(result, ProxyResult):
+        proxy_id = escape(result.proxy.id)
+        witness = (*section, values["witness"], values["coder_replica"])
+        claims[_Claim("proxy_id", witness, proxy_id)] = _PROXY_FAMILIES
+        # the ported family has no other label
+        claims[_Claim("proxy_id", (), proxy_id)] = (samples.PORTED_RESULTS,)
+    return claims

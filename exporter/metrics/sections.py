@@ -1,0 +1,81 @@
+"""What a section says: its roll-up in, pieces of exposition text out.
+
+Before the first run every code is at 0 and no severity at 1. The text up to the value is made once
+for each section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from exporter.health.model import OffReason, Severity
+from exporter.metrics.labels import escape, escape_section, label_text, number, sample
+from exporter.snapshot import SectionRollup
+from exporter.targets.model import SectionKey
+
+_SETTLED = "coder_health_section_severity"
+_OBSERVED = "coder_health_section_observed_severity"
+_CODE_ACTIVE = "coder_health_code_active"
+_CODE_OBSERVED = "coder_health_code_observed"
+_CODE_SINCE = "coder_health_code_since_timestamp_seconds"
+_ENABLED = "coder_health_section_enabled"
+
+
+def render_enabled(key: SectionKey, off: OffReason | None) -> dict[str, str]:
+    """Return the piece that says whether a section is probed, and why it is not."""
+    values = escape_section(key) | {"reason": "" if off is None else off.value}
+    return {_ENABLED: sample(_ENABLED, values, off is None)}
+
+
+class SectionSeries:
+    """Severities and codes of one section. Most runs change nothing about them."""
+
+    __slots__ = ("_code_labels", "_said", "_severity_labels", "_values")
+
+    def __init__(self, key: SectionKey) -> None:
+        self._values = escape_section(key)
+        self._severity_labels = {
+            severity: label_text(_SETTLED, self._values | {"severity": severity.label}) for severity in Severity
+        }
+        self._code_labels: dict[str, str] = {}
+        self._said: object = None
+
+    def render(self, rollup: SectionRollup) -> dict[str, str] | None:
+        """Return the pieces of the section by family; None when they are those of the last call.
+
+        Every declared code has a sample; one that was not declared has, while it is observed or
+        active.
+        """
+        settled = rollup.settled_severity if rollup.measured else None
+        observed = rollup.observed_severity if rollup.measured else None
+        active_codes = {code for code, count in rollup.active.items() if count > 0}
+        observed_codes = {code for code, count in rollup.observed.items() if count > 0}
+        since = dict(rollup.since_timestamp_seconds)
+        says = (settled, observed, active_codes, observed_codes, since)
+        if says == self._said:
+            return None
+        self._said = says
+        codes = (*rollup.codes, *sorted((active_codes | observed_codes).difference(rollup.codes)))
+        return {
+            _SETTLED: self._severities(_SETTLED, settled),
+            _OBSERVED: self._severities(_OBSERVED, observed),
+            _CODE_ACTIVE: self._codes(_CODE_ACTIVE, codes, active_codes.__contains__),
+            _CODE_OBSERVED: self._codes(_CODE_OBSERVED, codes, observed_codes.__contains__),
+            _CODE_SINCE: self._codes(_CODE_SINCE, [code for code in codes if code in since], since.__getitem__),
+        }
+
+    def _severities(self, family: str, current: Severity | None) -> str:
+        return "".join(
+            f"{family}{{{labels}}} {number(severity is current)}\n"
+            for severity, labels in self._severity_labels.items()
+        )
+
+    def _codes(self, family: str, codes: Iterable[str], value: Callable[[str], float]) -> str:
+        return "".join(f"{family}{{{self._label_text(code)}}} {number(value(code))}\n" for code in codes)
+
+    def _label_text(self, code: str) -> str:
+        # the three families of codes have the same labels
+        text = self._code_labels.get(code)
+        if text is None:
+            text = self._code_labels[code] = label_text(_CODE_ACTIVE, self._values | {"code": escape(code)})
+        return text

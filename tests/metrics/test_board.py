@@ -1,0 +1,288 @@
+"""The board: commits in, a whole body out, and nothing left of what is gone."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import Phase, Reason
+from exporter.health.model import OffReason, Section, Severity
+from exporter.health.workspace_proxy import ProxyResult, ProxyStatus
+from exporter.metrics.board import Clash
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.negotiation import Format
+from exporter.targets.model import SectionKey, TargetKey
+from tests.support.exposition import (
+    START,
+    World,
+    access_url,
+    attempt,
+    database,
+    dates,
+    families,
+    pick,
+    proxy,
+    proxy_round,
+    scan,
+    unanswered,
+    websocket,
+)
+
+PORTED = "coderd_proxyhealth_health_check_results"
+
+
+def make_full_world() -> World:
+    """Every family has a sample, and some codes are active."""
+    world = World(("prod", 'te"st\\'), thresholds={"prod": 0.015})
+    world.run(
+        "prod",
+        Section.ACCESS_URL,
+        {"coder.example.com": access_url(attempt(certificate=dates(START + 9e6)), unanswered("ipv6"))},
+        codes=["XACS07"],
+        severity=Severity.WARNING,
+        phase_seconds=dict.fromkeys(Phase, 0.002),
+    )
+    world.run("prod", Section.WEBSOCKET, {"coder.example.com": websocket(0.001, 0.003, 0.002)})
+    world.run(
+        "prod",
+        Section.DATABASE,
+        {"primary": database(0.001, 0.002, 0.003, 0.004, 0.005, connect_seconds=0.01, login_seconds=0.02)},
+    )
+    world.run(
+        "prod",
+        Section.WORKSPACE_PROXY,
+        {
+            "eu": proxy("id-eu", "eu", version="v2", warnings=("a",)),
+            "us": proxy("id-us", "us", ProxyStatus.UNREACHABLE),
+            "": proxy_round(list_age_seconds=0.0),
+        },
+    )
+    for section in Section:
+        world.own.set_targets(section, 1)
+    return world
+
+
+def test_the_whole_text_of_a_database_that_is_slow() -> None:
+    """One section, one run, one settled code: the body up to the exporter's own families."""
+    world = World(sections=(Section.DATABASE,), thresholds={"prod": 0.015})
+    world.run(
+        "prod",
+        Section.DATABASE,
+        {"primary": database(0.01, 0.03, 0.02, 0.025, 0.016, connect_seconds=0.004, login_seconds=0.002)},
+        codes=["EDB02"],
+        severity=Severity.WARNING,
+        phase_seconds={Phase.PROCESSING: 0.101},
+    )
+    wanted = (Path(__file__).parent / "database.prom").read_text(encoding="utf-8")
+    assert wanted + world.own.render(Format.TEXT).decode() == world.body().decode()
+    openmetrics = world.body(Format.OPENMETRICS).decode()
+    for counter in ("coder_health_probe_runs", "coder_health_probe_failures"):
+        for word in ("HELP", "TYPE"):
+            wanted = wanted.replace(f"# {word} {counter}_total ", f"# {word} {counter} ")
+    assert wanted + world.own.render(Format.OPENMETRICS).decode() + "# EOF\n" == openmetrics
+
+
+def test_both_parsers_read_the_same() -> None:
+    """Text and OpenMetrics hold the same series with the same values, none twice."""
+    world = make_full_world()
+    assert world.read(Format.TEXT) == world.read(Format.OPENMETRICS)
+
+
+def test_every_family_of_the_table_can_be_shown_as_it_says() -> None:
+    """Names, types, help and labels of a full body are those of the table, in its order."""
+    world = make_full_world()
+    shown = families(world.body(Format.OPENMETRICS), Format.OPENMETRICS)
+    table = [family for family in FAMILIES if not family.own]
+    assert [(family.name.removesuffix("_total"), family.kind, family.help) for family in table] == [
+        (family.name, family.type, family.documentation) for family in shown[: len(table)]
+    ]
+    assert {family.name for family in FAMILIES if family.own} == {
+        family.name + "_total" * (family.type == "counter") for family in shown[len(table) :]
+    }
+    by_name = {family.name.removesuffix("_total"): set(family.labels) for family in FAMILIES}
+    for family in shown:
+        for sample in family.samples:
+            assert by_name[family.name] == set(sample.labels) - {"le"}
+
+
+def test_promtool_has_nothing_to_say(need_tool: Callable[[str], str]) -> None:
+    """`promtool check metrics` is clean for a full body."""
+    done = subprocess.run(
+        [need_tool("promtool"), "check", "metrics"],
+        input=make_full_world().body(),
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (b"", 0) == (done.stdout + done.stderr, done.returncode)
+
+
+def test_pings_and_rounds_live_on_between_runs() -> None:
+    """Every ping and every round is counted; the rounds of all deployments in one histogram."""
+    world = World(("a", "b"))
+    for _ in range(2):
+        world.run("a", Section.DATABASE, {"primary": database(0.001, 0.002)})
+        world.run("a", Section.WORKSPACE_PROXY, {"": proxy_round()}, duration_seconds=0.2)
+    world.run("b", Section.DATABASE, {"primary": database()})
+    world.run("b", Section.WORKSPACE_PROXY, {"": proxy_round()}, duration_seconds=0.4)
+    values = world.read()
+    assert pick(values, "coder_health_database_ping_duration_seconds_count", "deployment") == {"a": 4.0, "b": 0.0}
+    assert values[("coderd_proxyhealth_health_check_duration_seconds_count", ())] == 3.0
+    assert values[("coderd_proxyhealth_health_check_duration_seconds_sum", ())] == pytest.approx(0.8)
+
+
+def test_a_proxy_that_disappears_takes_its_series_along() -> None:
+    """The next round without it leaves nothing with its name or id; the round's own counters go on."""
+    world = World(sections=(Section.WORKSPACE_PROXY,))
+    both = {"eu": proxy("id-eu", "eu"), "us": proxy("id-us", "us"), "": proxy_round()}
+    world.run("prod", Section.WORKSPACE_PROXY, both, codes=["EWP04"])
+    world.run("prod", Section.WORKSPACE_PROXY, {"eu": both["eu"], "": both[""]}, codes=["EWP04"])
+    assert b'"us"' not in world.body()
+    assert b"id-us" not in world.body()
+    values = world.read()
+    assert pick(values, PORTED, "proxy_id") == {"id-eu": 1.0}
+    assert pick(values, "coder_health_probe_runs_total", "target") == {"eu": 2.0, "": 2.0}
+
+
+def test_a_schedule_entry_that_is_retired_leaves_its_section_measured_by_others() -> None:
+    """Retiring removes the target; the codes of its section stay at 0."""
+    world = World(sections=(Section.DATABASE,))
+    world.run("prod", Section.DATABASE, {"primary": database(0.1)}, codes=["EDB01"])
+    world.retire("prod", Section.DATABASE)
+    values = world.read()
+    assert pick(values, "coder_health_probe_runs_total", "target") == {}
+    assert pick(values, "coder_health_database_ping_duration_seconds_count", "deployment") == {}
+    assert pick(values, "coder_health_code_active", "code")["EDB01"] == 0.0
+
+
+def test_a_section_that_is_off_shows_only_that() -> None:
+    """A declared reason: no code, no severity, no target."""
+    world = World(())
+    world.board.declare_section("prod", Section.DATABASE, OffReason.NO_DATABASE)
+    shown = {name for name, _ in world.read() if not name.startswith("coder_health_exporter_")}
+    assert shown == {"coder_health_section_enabled"}
+    assert pick(world.read(), "coder_health_section_enabled", "section", "reason") == {("database", "no_database"): 0.0}
+
+
+def test_a_run_may_find_its_section_off_and_a_later_one_on_again() -> None:
+    """While the last run says off, codes, severities and the target are gone; then they are back."""
+    world = World(sections=(Section.WEBSOCKET,))
+    host = "coder.example.com"
+    world.run("prod", Section.WEBSOCKET, {host: websocket(0.1)}, codes=["EWS01"])
+    world.run("prod", Section.WEBSOCKET, {host: websocket(forbidden=True)}, off=OffReason.FORBIDDEN)
+    shown = {name for name, _ in world.read() if not name.startswith("coder_health_exporter_")}
+    assert shown == {"coder_health_section_enabled"}
+    assert pick(world.read(), "coder_health_section_enabled", "reason") == {"forbidden": 0.0}
+    key = SectionKey(deployment="prod", section=Section.WEBSOCKET)
+    assert {key: OffReason.FORBIDDEN} == world.board.off
+    world.run("prod", Section.WEBSOCKET, {host: websocket(0.1)})
+    values = world.read()
+    assert pick(values, "coder_health_section_enabled", "reason") == {"": 1.0}
+    assert pick(values, "coder_health_section_severity", "severity")["ok"] == 1.0
+    assert pick(values, "coder_health_probe_success", "target") == {host: 1.0}
+
+
+def proxy_key(deployment: str, name: str) -> TargetKey:
+    return TargetKey(section_key=SectionKey(deployment=deployment, section=Section.WORKSPACE_PROXY), name=name)
+
+
+def test_the_same_proxy_id_in_two_deployments_is_shown_once_and_told_once() -> None:
+    """The first wins the ported gauge, the second keeps its own families; when the first is gone
+    the second has it."""
+    world = World(("a", "b"), sections=(Section.WORKSPACE_PROXY,))
+    ours, theirs = {"eu": proxy("same", "eu")}, {"us": proxy("same", "us", ProxyStatus.UNREACHABLE)}
+    clash = Clash(label="proxy_id", value="same", shown=proxy_key("a", "eu"), hidden=proxy_key("b", "us"))
+    assert world.run("a", Section.WORKSPACE_PROXY, ours) == ()
+    assert (clash,) == world.run("b", Section.WORKSPACE_PROXY, theirs)
+    assert world.run("b", Section.WORKSPACE_PROXY, theirs) == ()
+    assert world.run("a", Section.WORKSPACE_PROXY, ours) == ()
+    values = world.read()
+    assert pick(values, PORTED, "proxy_id") == {"same": 1.0}
+    assert pick(values, "coder_health_workspace_proxy_info", "deployment") == {"a": 1.0, "b": 1.0}
+    world.retire("a", Section.WORKSPACE_PROXY)
+    assert world.run("b", Section.WORKSPACE_PROXY, theirs) == ()
+    assert pick(world.read(), PORTED, "proxy_id") == {"same": -2.0}
+    world.run("a", Section.WORKSPACE_PROXY, {})
+    (again,) = world.run("a", Section.WORKSPACE_PROXY, ours)
+    assert again.shown == proxy_key("b", "us")
+
+
+def test_the_same_proxy_id_twice_in_a_deployment_is_shown_once() -> None:
+    """A list that repeats an id gives one info, one stateset, one gauge; both targets are probed."""
+    world = World(sections=(Section.WORKSPACE_PROXY,))
+    clashes = world.run("prod", Section.WORKSPACE_PROXY, {"one": proxy("same", "one"), "two": proxy("same", "two")})
+    assert {clash.hidden.name for clash in clashes} == {"two"}
+    values = world.read()
+    assert pick(values, "coder_health_workspace_proxy_info", "proxy") == {"one": 1.0}
+    assert pick(values, "coder_health_probe_success", "target") == {"one": 1.0, "two": 1.0}
+
+
+def test_names_that_are_equal_once_they_are_cut_are_shown_once() -> None:
+    """Two targets whose names differ only beyond what a label holds do not make a series twice."""
+    world = World(sections=(Section.WORKSPACE_PROXY,))
+    names = ["x" * 200 + "1", "x" * 200 + "2"]
+    clashes = world.run("prod", Section.WORKSPACE_PROXY, {name: proxy(name[-1], name) for name in names})
+    assert [(clash.label, clash.hidden.name) for clash in clashes] == [("target", names[1])]
+    assert pick(world.read(), "coder_health_probe_success", "target") == {"x" * 128: 1.0}
+
+
+_NAMES = st.sampled_from(["eu", "us", "ap", "\ud800", "x" * 130, "x" * 131])
+_ROUNDS = st.dictionaries(_NAMES, st.tuples(st.sampled_from(["1", "2", "3"]), st.sampled_from(ProxyStatus)), max_size=4)
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b"]),
+        _ROUNDS,
+        st.none() | st.just(OffReason.FORBIDDEN),
+        st.lists(st.sampled_from(["EWP04", "XWP02"]), unique=True),
+        st.none() | st.sampled_from(Reason),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_STEPS)
+def test_any_sequence_leaves_exactly_the_series_of_the_live_targets(
+    steps: list[tuple[str, dict[str, tuple[str, ProxyStatus]], OffReason | None, list[str], Reason | None]],
+) -> None:
+    """Whatever rounds come: no series twice, one of each live target, none of the others, both
+    formats agree, and what counts never falls while its target lives."""
+    world = World(("a", "b"), sections=(Section.WORKSPACE_PROXY,))
+    before: dict[tuple[str, str], float] = {}
+    before_live: dict[tuple[str, str], set[str]] = {}
+    for deployment, round_, off, codes, reason in steps:
+        results = {name: proxy(id_, name, status) for name, (id_, status) in round_.items()}
+        world.run(deployment, Section.WORKSPACE_PROXY, results, off=off, codes=codes, reason=reason)
+        values = scan(world.body())
+        entries = [entry.health for entry in world.snapshot.entries.values() if entry.health.report.off is None]
+        live: dict[tuple[str, str], set[str]] = {}
+        for health in entries:
+            label = (health.key.section_key.deployment, shown_name(health.key.name))
+            live.setdefault(label, set()).add(health.key.name)
+        runs = pick(values, "coder_health_probe_runs_total", "deployment", "target")
+        assert live.keys() == runs.keys()
+        # a label that another target took over counts from that target's own beginning
+        same = [label for label in live if live[label] == before_live.get(label)]
+        assert all(runs[label] >= before[label] for label in same)
+        assert {target[1] for target in pick(values, "coder_health_code_target", "code", "target", "deployment")} <= {
+            target for _, target in live
+        }
+        ids = {result.proxy.id for result in (health.result for health in entries) if isinstance(result, ProxyResult)}
+        assert set(pick(values, PORTED, "proxy_id")) <= ids
+        assert values == scan(world.body(Format.OPENMETRICS))
+        before, before_live = runs, live
+    for deployment in ("a", "b"):
+        world.retire(deployment, Section.WORKSPACE_PROXY)
+    left = {name for name, labels in scan(world.body()) if "target" in dict(labels) or "proxy_id" in dict(labels)}
+    assert left == set()
+
+
+def shown_name(name: str) -> str:
+    """The label of a target's name in this module."""
+    return "\\\\ud800" if name == "\ud800" else name[:128]

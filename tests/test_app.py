@@ -1,0 +1,179 @@
+"""The whole way through the house in one process: configuration in, scrape out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.app import Application, running
+from exporter.clock import SystemClock
+from exporter.config.load import load_config
+from exporter.demo import faults
+from exporter.demo.coderd import Role, SimulatedCoder
+from exporter.health.codes import section_codes
+from exporter.health.model import Section
+from exporter.metrics.negotiation import Format
+from exporter.snapshot import CodeChange
+from tests.support.clock import FakeClock
+from tests.support.raw_http import RawServer, hang, response
+
+
+@pytest.fixture
+async def coder() -> AsyncIterator[SimulatedCoder]:
+    async with SimulatedCoder(host="127.0.0.1", licensed=False) as server:
+        yield server
+
+
+def make_application(
+    url: str, *, settings: str = "", clock: object = None, changes: list[CodeChange] | None = None, **environ: str
+) -> Application:
+    config = load_config(None, {"CODER_URL": url, "CODER_HEALTH_DEPLOYMENT": "prod"} | environ)
+    return Application(
+        config,
+        clock=clock or SystemClock(),  # type: ignore[arg-type]
+        on_change=changes.append if changes is not None else None,
+    )
+
+
+def scrape(application: Application) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = b"".join(application.board.render(Format.TEXT)).decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def find(application: Application, name: str, **labels: str) -> list[float]:
+    return [
+        value
+        for (family, found), value in scrape(application).items()
+        if family == name and found >= set(labels.items())
+    ]
+
+
+async def test_before_the_first_run_codes_are_there_and_facts_are_not(coder: SimulatedCoder) -> None:
+    """Every code of every section that is on stands at 0, no severity at 1, and nothing is made up."""
+    application = make_application(coder.url)
+    for section in (Section.ACCESS_URL, Section.WEBSOCKET):
+        assert len(section_codes(section)) == len(find(application, "coder_health_code_active", section=section))
+    assert {0.0} == set(find(application, "coder_health_code_active"))
+    assert {0.0} == set(find(application, "coder_health_section_severity"))
+    assert [] == find(application, "coder_health_probe_success")
+    assert [] == find(application, "coder_health_access_url_status_code")
+
+
+async def test_grades_tell_what_is_off_and_why(coder: SimulatedCoder) -> None:
+    """Without token and database two sections are off, with their reasons, and have no codes."""
+    application = make_application(coder.url)
+    enabled = {
+        (dict(labels)["section"], dict(labels)["reason"]): value
+        for (name, labels), value in scrape(application).items()
+        if name == "coder_health_section_enabled"
+    }
+    assert {
+        ("access_url", ""): 1.0,
+        ("websocket", ""): 1.0,
+        ("database", "no_database"): 0.0,
+        ("workspace_proxy", "no_token"): 0.0,
+    } == enabled
+    assert [] == find(application, "coder_health_code_active", section="database")
+
+
+async def test_what_a_run_learns_turns_a_section_off_and_on_again(coder: SimulatedCoder) -> None:
+    """A deployment without the license has no proxy section; with it, the codes are there."""
+    application = make_application(coder.url, CODER_SESSION_TOKEN=coder.tokens[Role.MEMBER].reveal())
+    await application.check()
+    assert [0.0] == find(application, "coder_health_section_enabled", section="workspace_proxy", reason="not_licensed")
+    assert [] == find(application, "coder_health_code_active", section="workspace_proxy")
+    coder.licensed = True
+    await application.check()
+    assert [1.0] == find(application, "coder_health_section_enabled", section="workspace_proxy")
+    assert {0.0} == set(find(application, "coder_health_code_active", section="workspace_proxy"))
+
+
+async def test_a_fault_goes_from_the_wire_to_the_scrape_and_back(coder: SimulatedCoder) -> None:
+    """A 503 is observed at once, active after two runs, and gone after two good ones; its target is named."""
+    clock, changes = FakeClock(), []
+    application = make_application(coder.url, clock=clock, changes=changes)
+    await clock.advance(3600)  # the start-up grace is over
+    fault = faults.Answer(path="/healthz", status=503)
+    seen = []
+    coder.break_with(fault)
+    for run in range(4):
+        if run == 2:
+            coder.heal(fault)
+        await application.check()
+        seen.append(
+            tuple(find(application, f"coder_health_code_{kind}", code="XACS06")[0] for kind in ("observed", "active"))
+        )
+    assert [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (0.0, 0.0)] == seen
+    assert [("XACS06", True), ("XACS06", False)] == [(c.code, c.active) for c in changes if c.code == "XACS06"]
+    assert [200.0] == find(application, "coder_health_access_url_status_code")
+    assert [] == find(application, "coder_health_code_target")
+    assert [2.0] == find(application, "coder_health_probe_failures_total", section="access_url", reason="status")
+
+
+async def test_the_deployments_of_one_process_do_not_touch_each_other(tmp_path: Path, coder: SimulatedCoder) -> None:
+    """One deployment without a URL has its codes; the other one is healthy."""
+    (tmp_path / "url").write_text("")
+    (tmp_path / "config.yaml").write_text(
+        f"deployments:\n- {{name: good, url: '{coder.url}'}}\n- {{name: bad, url_file: url}}\n"
+    )
+    config = await asyncio.to_thread(load_config, tmp_path / "config.yaml", {})
+    application = Application(config, clock=SystemClock())
+    await application.check()
+    assert [1.0] == find(application, "coder_health_code_observed", deployment="bad", code="EACS01")
+    assert [0.0] == find(application, "coder_health_code_observed", deployment="good", code="EACS01")
+    assert [1.0] == find(application, "coder_health_probe_success", deployment="good", section="access_url")
+    (tmp_path / "url").write_text(coder.url)
+    await application.check()
+    assert [0.0] == find(application, "coder_health_code_observed", deployment="bad", code="EACS01")
+    assert [1.0] == find(application, "coder_health_probe_success", deployment="bad", section="access_url")
+
+
+async def test_a_new_version_is_a_roll_out_but_the_start_is_none(coder: SimulatedCoder) -> None:
+    """The first version seen changes nothing; another one opens the version grace."""
+    application = make_application(coder.url)
+    await application.check()
+    assert {} == application.snapshot._version_changed
+    coder.version = "v2.27.0"
+    await application.check()
+    assert ["prod"] == list(application.snapshot._version_changed)
+
+
+async def test_hanging_targets_do_not_hold_up_a_stop() -> None:
+    """Leaving `running` ends within the promise of two seconds, with fivefold slack, whatever hangs."""
+    async with RawServer({"/healthz": hang, "/api/v2/derp-map": hang}) as server:
+        config = load_config(None, {"CODER_URL": server.url, "CODER_HEALTH_DEPLOYMENT": "prod"})
+        async with asyncio.timeout(10):
+            async with running(config) as application:
+                runs = [asyncio.ensure_future(application.ticker.force(name)) for name in application.ticker.targets]
+                await server.wait_until_asked("/healthz")
+            for run in runs:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await run
+        assert all(run.cancelled() for run in runs)
+
+
+async def test_ready_waits_for_the_first_round_and_no_longer_than_a_minute() -> None:
+    """Until every target had its first run, or a minute went by, the exporter is not ready."""
+    clock = FakeClock()
+    async with RawServer({"/healthz": response(200, b"OK")}) as server:
+        application = make_application(server.url, clock=clock)
+        assert "prod/access_url" in (application.ready() or "")
+        await application.check()
+        assert application.ready() is None
+        late = make_application(server.url, clock=clock)
+        await clock.advance(60)
+        assert late.ready() is None
+
+
+async def test_a_healthy_loop_is_healthy(coder: SimulatedCoder) -> None:
+    """Nothing is overdue when nothing is scheduled yet."""
+    assert make_application(coder.url).healthy() is None

@@ -1,0 +1,180 @@
+"""The landing page: what the snapshot says, in words, with nothing that a browser would obey."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.health.model import OffReason, Section, Severity
+from exporter.web.pages import (
+    STYLE_DIGEST,
+    CodeView,
+    DeploymentView,
+    Landing,
+    SectionView,
+    render_landing,
+    survey,
+)
+from tests.support.exposition import START, World, database, websocket
+
+# elements without an end tag. Source: HTML standard, void elements
+_VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """A page taken apart; fails on elements that are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.rows: list[str] = []
+        self.headings: list[str] = []
+        self.style = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert [] == self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name == "href":
+                self.links.append(value or "")
+        if tag not in _VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append("")
+        if tag == "h2":
+            self.headings.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag == self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "style":
+            self.style += data
+        elif "tr" in self._open:
+            self.rows[-1] += data + " "
+        elif "h2" in self._open:
+            self.headings[-1] += data
+
+    @property
+    def lines(self) -> list[str]:
+        return [" ".join(row.split()) for row in self.rows]
+
+
+def show(*deployments: DeploymentView, telemetry_path: str = "/metrics") -> Page:
+    landing = Landing(version="1.2.3", now_timestamp_seconds=START, deployments=deployments)
+    return Page(render_landing(landing, telemetry_path=telemetry_path))
+
+
+def test_every_state_of_a_section_is_told_in_words() -> None:
+    """Error with codes and since when, ok, off with its reason, and not measured yet."""
+    code = CodeView(
+        value="EDB01",
+        summary="The database does not answer.",
+        docs_url="https://coder.com/docs/x#edb01",
+        since_timestamp_seconds=START - 3700,
+    )
+    page = show(
+        DeploymentView(
+            name="prod",
+            sections=(
+                SectionView(
+                    section=Section.DATABASE,
+                    severity=Severity.ERROR,
+                    codes=(code,),
+                    last_run_timestamp_seconds=START - 12,
+                ),
+                SectionView(section=Section.ACCESS_URL, severity=Severity.OK, last_run_timestamp_seconds=START),
+                SectionView(section=Section.WORKSPACE_PROXY, off=OffReason.NO_TOKEN),
+                SectionView(section=Section.WEBSOCKET),
+            ),
+        )
+    )
+    assert page.headings == ["prod error"]
+    assert page.lines == [
+        "Section Severity What is wrong Last run",
+        "Database error EDB01 The database does not answer. For 1 h 1 min, since 2026-11-18 10:05:00 UTC . "
+        "Last run 12 s ago",
+        "Access URL ok Nothing. Last run 0 s ago",
+        "Workspace proxies off Needs a session token. no_token Last run never",
+        "WebSocket not measured Waiting for the first run. Last run never",
+    ]
+
+
+def test_links_are_relative_and_point_at_every_endpoint() -> None:
+    """Below a proxy's prefix they still work."""
+    assert show(telemetry_path="/a/metrics").links == ["a/metrics", "config", "-/healthy", "-/ready"]
+
+
+def test_the_style_is_the_one_that_the_policy_allows() -> None:
+    """The digest in the header is that of the element's text; nothing else is loaded or run."""
+    page = show()
+    digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+    assert f"sha256-{digest}" == STYLE_DIGEST
+    assert page.tags.isdisjoint({"script", "img", "link", "iframe", "form", "object"})
+    assert not re.search(r"url\(|@import", page.style)
+
+
+@given(st.text(), st.text(), st.text())
+def test_no_text_becomes_markup(name: str, value: str, summary: str) -> None:
+    """Whatever names and codes hold: the elements stay those of a harmless page."""
+    code = CodeView(value=value, summary=summary, docs_url='https://x/"><script>', since_timestamp_seconds=START)
+    view = SectionView(section=Section.DATABASE, severity=Severity.ERROR, codes=(code,))
+    hostile = show(DeploymentView(name=name + "<script>", sections=(view,)))
+    plain = DeploymentView(name="d", sections=(replace(view, codes=(replace(code, value="c", summary="s"),)),))
+    assert show(plain).tags == hostile.tags
+
+
+@pytest.mark.parametrize("reason", list(OffReason))
+def test_every_reason_has_a_sentence(reason: OffReason) -> None:
+    """The reason as the metric has it stands beside it."""
+    page = show(DeploymentView(name="d", sections=(SectionView(section=Section.DATABASE, off=reason),)))
+    assert re.search(rf"off [A-Z].*\. {reason.value} Last run never", page.lines[1])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [(-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (61, "1 min 1 s"), (3600, "1 h"),
+     (86400 + 7200 + 5, "1 d 2 h"), (86400 + 5, "1 d")],
+)  # fmt: skip
+def test_ages_are_told_in_two_units(seconds: float, wanted: str) -> None:
+    """The largest unit and the next; a clock that was set back gives 0 s."""
+    view = SectionView(section=Section.DATABASE, severity=Severity.OK, last_run_timestamp_seconds=START - seconds)
+    assert f"Database ok Nothing. Last run {wanted} ago" == show(DeploymentView(name="d", sections=(view,))).lines[1]
+
+
+def test_the_survey_follows_the_snapshot() -> None:
+    """Severity, active codes and the last run of what is on; the reason of what is off."""
+    world = World(sections=(Section.DATABASE, Section.WEBSOCKET))
+    world.board.declare_section("prod", Section.ACCESS_URL, OffReason.DISABLED)
+    world.run("prod", Section.DATABASE, {"primary": database(0.1)}, codes=["EDB02"], severity=Severity.WARNING)
+    world.run("prod", Section.DATABASE, {"primary": database(0.1)}, codes=["EDB02"], severity=Severity.WARNING)
+    (deployment,) = survey(world.snapshot, world.board.off)
+    database_view, websocket_view, access_url_view = deployment.sections
+    assert deployment.name == "prod"
+    assert database_view.severity is Severity.WARNING
+    assert database_view.last_run_timestamp_seconds == START + 59.0
+    assert [(code.value, code.since_timestamp_seconds) for code in database_view.codes] == [("EDB02", START + 30.0)]
+    assert database_view.codes[0].summary == "The median database latency is at or above its threshold."
+    assert SectionView(section=Section.WEBSOCKET) == websocket_view
+    assert SectionView(section=Section.ACCESS_URL, off=OffReason.DISABLED) == access_url_view
+
+
+def test_the_survey_shows_what_a_run_found_to_be_off() -> None:
+    """Off, although its codes were active before."""
+    world = World(sections=(Section.WEBSOCKET,))
+    world.run("prod", Section.WEBSOCKET, {"x": websocket()}, codes=["EWS01"])
+    world.run("prod", Section.WEBSOCKET, {"x": websocket()}, off=OffReason.FORBIDDEN)
+    (deployment,) = survey(world.snapshot, world.board.off)
+    assert [(view.off, view.severity, view.codes) for view in deployment.sections] == [(OffReason.FORBIDDEN, None, ())]
