@@ -1,0 +1,440 @@
+"""The rules: one for every code and severity, on metrics that exist, with runbook, docs and tests.
+
+The example configuration of Alertmanager is tried on a real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from exporter.config.model import DEFAULT_INTERVAL_SECONDS
+from exporter.health.codes import CODES, Code
+from exporter.health.model import Severity
+from exporter.health.settle import Policy
+from exporter.metrics.families import BY_NAME
+from tests.support import promql
+
+ROOT = Path(__file__).parents[2]
+ALERTS = ROOT / "alerts"
+ALERTMANAGER = ALERTS / "alertmanager.yml"
+FILES = sorted(ALERTS.glob("*.yaml"))
+TESTS = sorted((ALERTS / "tests").glob("*.yaml"))
+
+RUNBOOKS = "https://github.com/coder-health-exporter/coder-health-exporter/blob/main/alerts/runbooks/"
+DASHBOARD = "http://localhost:3000/d/coder-health/coder-health"
+ALERT_NAME = re.compile(r"^([A-Z]+[a-z0-9]+)+$")
+ALERT_SEVERITIES = {"critical", "warning", "info"}
+# Source: contract, section 5, coder_health_root_cause.
+LAYERS = {"dns", "tcp", "tls", "http", "websocket", "relay", "database", "proxy"}
+MAINTENANCE = "unless on (deployment) coder_health_maintenance == 1"
+DISMISSED = "unless on (deployment, section) coder_health_section_dismissed == 1"
+ABOUT_THE_EXPORTER = {
+    "CoderExporterGone",
+    "CoderDeploymentVanished",
+    "CoderProberStalled",
+    "CoderExporterConfigReloadFailed",
+}
+
+Rule = dict[str, Any]
+
+
+def groups() -> dict[str, list[Rule]]:
+    found: dict[str, list[Rule]] = {}
+    for path in FILES:
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            assert path.stem == group["name"]
+            found[group["name"]] = group["rules"]
+    return found
+
+
+RULES = [rule for rules in groups().values() for rule in rules]
+BY_ALERT = {rule["alert"]: rule for rule in RULES}
+CODED = {rule["alert"]: rule for rule in RULES if "code" in rule["labels"]}
+# EUNKNOWN stands in every section, its rule only once
+EXPECTED = {
+    alert: (code, severity) for codes in CODES.values() for code in codes for severity, alert in code.alerts.items()
+}
+one_rule_each = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+one_code_each = pytest.mark.parametrize(("alert", "expected"), EXPECTED.items(), ids=EXPECTED)
+
+
+def seconds(duration: str) -> float:
+    match = re.fullmatch(r"(\d+)(s|m|h)", duration)
+    assert match is not None
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def template_queries(rule: Rule) -> Iterator[str]:
+    """PromQL in the templates of the annotations, with a variable in the place of each %q."""
+    for text in rule["annotations"].values():
+        for query in re.findall(r"printf `([^`]*)`", text):
+            yield query.replace("%q", '"$x"')
+
+
+def test_every_code_and_severity_has_one_rule_and_no_rule_has_no_code() -> None:
+    """Rules and codes are the same set, beside the rules about the exporter."""
+    assert len(RULES) == len(BY_ALERT)
+    assert set(EXPECTED) | ABOUT_THE_EXPORTER == set(BY_ALERT)
+    assert set(EXPECTED) == set(CODED)
+
+
+@one_code_each
+def test_labels_and_annotations_are_those_of_the_code(alert: str, expected: tuple[Code, Severity]) -> None:
+    """Severity, code and links follow from the code; the section of EUNKNOWN is the series' own."""
+    code, severity = expected
+    rule = BY_ALERT[alert]
+    page = "exporter" if code.value == "EUNKNOWN" else code.section
+    assert rule in groups()[page]
+    assert severity.alert == rule["labels"]["severity"]
+    assert code.value == rule["labels"]["code"]
+    assert (None if code.value == "EUNKNOWN" else code.section) == rule["labels"].get("section")
+    assert code.summary == rule["annotations"]["summary"]
+    assert code.docs_url == rule["annotations"]["docs_url"]
+    assert f"{RUNBOOKS}{page}.md#{code.value.lower()}" == rule["annotations"]["runbook_url"]
+
+
+@one_code_each
+def test_a_rule_asks_for_the_settled_code(alert: str, expected: tuple[Code, Severity]) -> None:
+    """One severity: the code. Several: the targets that raise it with this one. Quiet as the contract says."""
+    code, severity = expected
+    if len(code.severities) == 1:
+        first = f'coder_health_code_active{{code="{code.value}"}} == 1'
+    else:
+        first = f'coder_health_code_target{{code="{code.value}",severity="{severity.label}"}} == 1'
+    dismissed = [] if severity is Severity.ERROR else [DISMISSED]
+    assert [first, MAINTENANCE, *dismissed] == BY_ALERT[alert]["expr"].splitlines()
+
+
+@one_code_each
+def test_a_description_says_who_and_since_when(alert: str, expected: tuple[Code, Severity]) -> None:
+    """Deployment, witness, replica and the moment are in every description of a code."""
+    description = BY_ALERT[alert]["annotations"]["description"]
+    assert "{{ $labels.deployment }}" in description
+    assert "$labels.witness" in description
+    assert "$labels.coder_replica" in description
+    assert f'coder_health_code_since_timestamp_seconds{{code="{expected[0].value}"' in description
+
+
+@one_rule_each
+def test_names_and_annotations_are_as_mixins_have_them(rule: Rule) -> None:
+    """Names of at most 40 letters, a summary that is a plain sentence, a description that is templated."""
+    assert ALERT_NAME.match(rule["alert"])
+    assert len(rule["alert"]) <= 40
+    assert rule["alert"].startswith("Coder")
+    assert rule["labels"]["severity"] in ALERT_SEVERITIES
+    assert re.fullmatch(r"[A-Z][^{}]+\.", rule["annotations"]["summary"])
+    assert "{{" in rule["annotations"]["description"]
+    assert {"summary", "description", "runbook_url", "dashboard_url"} <= set(rule["annotations"])
+
+
+@one_rule_each
+def test_layers_are_those_of_the_root_cause(rule: Rule) -> None:
+    """The label layer is one of the closed set, or absent where a rule has more than one layer or none."""
+    assert rule["labels"].get("layer", "dns") in LAYERS
+
+
+@one_rule_each
+def test_links_lead_to_anchors_that_exist(rule: Rule) -> None:
+    """The runbook's page and anchor are in this tree, and the board has the uid that is linked."""
+    page, _, anchor = rule["annotations"]["runbook_url"].removeprefix(RUNBOOKS).partition("#")
+    assert f'<a id="{anchor}"></a>' in (ALERTS / "runbooks" / page).read_text()
+    assert rule["annotations"]["dashboard_url"].split("?")[0] == DASHBOARD
+    if (
+        "deployment" in rule["annotations"]["description"]
+        and "$labels.deployment" in rule["annotations"]["description"]
+    ):
+        assert "?var-deployment={{ $labels.deployment | urlquery }}" in rule["annotations"]["dashboard_url"]
+
+
+@one_rule_each
+def test_rules_ask_for_what_exists(rule: Rule) -> None:
+    """Every metric, label and label value of expression and templates is in the families and closed sets."""
+    for expression in (rule["expr"], *template_queries(rule)):
+        assert [] == promql.problems(expression), expression
+
+
+@one_rule_each
+def test_no_rule_drops_where_it_was_scraped(rule: Rule) -> None:
+    """Inhibition by job and instance works only when no aggregation takes them away."""
+    assert set() == promql.dropped_labels(promql.parse(rule["expr"]))
+
+
+@one_rule_each
+def test_a_restart_of_the_exporter_resolves_nothing(rule: Rule) -> None:
+    """Alerts are kept for the start-up grace, the runs that settle a code, and a minute."""
+    policy = Policy()
+    least = policy.startup_grace_seconds + policy.raise_after * DEFAULT_INTERVAL_SECONDS + 60
+    assert seconds(rule["keep_firing_for"]) >= least
+    assert seconds(rule["for"]) >= 60
+
+
+def test_causes_come_before_their_consequences() -> None:
+    """What the access URL's errors mute waits longer than they do, so that it is muted from the start."""
+    causes = [seconds(rule["for"]) for rule in groups()["access_url"] if rule["labels"]["severity"] == "critical"]
+    consequences = [seconds(rule["for"]) for rule in RULES if rule["labels"].get("layer") in ("websocket", "proxy")]
+    assert max(causes) < min(consequences)
+
+
+def test_families_of_a_later_version_are_still_missing() -> None:
+    """Once a family stands in the table it is no longer excused."""
+    assert [] == [name for name in promql.DECLARED_LATER if name in BY_NAME]
+
+
+def test_no_group_is_too_large() -> None:
+    """At most 20 rules a group, named like its section. Source: mixtool."""
+    assert sorted([*CODES, "exporter"]) == sorted(groups())
+    assert max(len(rules) for rules in groups().values()) <= 20
+
+
+# promtool
+
+
+def test_promtool_accepts_the_rules(need_tool: Callable[[str], str]) -> None:
+    """All rules parse, and the linter has nothing to say."""
+    command = [need_tool("promtool"), "check", "rules", "--lint=all", "--lint-fatal", *map(str, FILES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_rules_fire_and_end_as_they_should(path: Path, need_tool: Callable[[str], str]) -> None:
+    """The unit tests of a file of rules pass."""
+    command = [need_tool("promtool"), "test", "rules", str(ALERTS / "tests" / path.name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ALERTS / "tests")
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_every_rule_has_a_unit_test_that_fires_and_two_that_do_not() -> None:
+    """Each alert is expected somewhere, and somewhere not: before it is time, and after it is over."""
+    fires: dict[str, int] = dict.fromkeys(BY_ALERT, 0)
+    silent: dict[str, int] = dict.fromkeys(BY_ALERT, 0)
+    for path in TESTS:
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            for case in test.get("alert_rule_test", ()):
+                (fires if case["exp_alerts"] else silent)[case["alertname"]] += 1
+    assert [] == [name for name, count in fires.items() if count < 1]
+    assert [] == [name for name, count in silent.items() if count < 2]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_unit_tests_use_series_that_exist(path: Path) -> None:
+    """A rule is not proven by a series that the exporter never shows."""
+    for test in yaml.safe_load(path.read_text())["tests"]:
+        for series in test["input_series"]:
+            if 'job="node"' not in series["series"]:
+                assert [] == promql.problems(series["series"]), series["series"]
+
+
+# Alertmanager
+
+
+def test_amtool_accepts_the_example(need_tool: Callable[[str], str]) -> None:
+    """The example configuration is valid as it stands."""
+    command = [need_tool("amtool"), "check-config", str(ALERTMANAGER)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@one_rule_each
+def test_alerts_go_where_their_severity_says(rule: Rule, need_tool: Callable[[str], str]) -> None:
+    """Critical pages, warning makes a ticket, info goes nowhere."""
+    receiver = {"critical": "pager", "warning": "tickets", "info": "nobody"}[rule["labels"]["severity"]]
+    labels = [f"{name}={value}" for name, value in rule["labels"].items()]
+    command = [need_tool("amtool"), "config", "routes", "test", f"--config.file={ALERTMANAGER}"]
+    command += [f"--verify.receivers={receiver}", *labels, f"alertname={rule['alert']}", "deployment=prod"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_the_example_holds_no_secret() -> None:
+    """Receivers are addresses of this host, without a password or a token."""
+    receivers = yaml.safe_load(ALERTMANAGER.read_text())["receivers"]
+    urls = [hook["url"] for receiver in receivers for hook in receiver.get("webhook_configs", ())]
+    assert [] == [url for url in urls if not url.startswith("http://127.0.0.1:") or "@" in url]
+
+
+def test_no_alert_is_cause_and_consequence_of_the_same_pair() -> None:
+    """An alert that matched both sides of a rule would mute its own kind."""
+    for number, inhibition in enumerate(yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]):
+        for rule in RULES:
+            labels = {**SERIES, **rule["labels"], "alertname": rule["alert"]}
+            both = [_matches(inhibition[side], labels) for side in ("source_matchers", "target_matchers")]
+            assert not all(both), (number, rule["alert"])
+
+
+def test_every_side_of_every_pair_is_an_alert_that_exists() -> None:
+    """A pair whose cause or consequence was renamed would silently mute nobody."""
+    for number, inhibition in enumerate(yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]):
+        for side in ("source_matchers", "target_matchers"):
+            hits = [
+                rule["alert"]
+                for rule in RULES
+                if _matches(inhibition[side], {**SERIES, **rule["labels"], "alertname": rule["alert"]})
+            ]
+            assert hits, (number, side)
+
+
+SERIES = {"job": "coder-health", "instance": "exporter:26337", "deployment": "prod", "witness": "probe"}
+
+
+def _matches(matchers: list[str], labels: dict[str, str]) -> bool:
+    for matcher in matchers:
+        parsed = re.fullmatch(r'(\w+)(=~|!=|!~|=)"(.*)"', matcher)
+        assert parsed is not None, matcher
+        name, operator, wanted = parsed.groups()
+        value = labels.get(name, "")
+        equal = re.fullmatch(wanted, value) is not None if "~" in operator else wanted == value
+        if equal is operator.startswith("!"):
+            return False
+    return True
+
+
+class Alertmanager:
+    """A running Alertmanager: post alerts, read who is muted."""
+
+    def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
+        self._base = base
+        self._session = session
+
+    async def post(self, *alerts: dict[str, str]) -> None:
+        """Let alerts fire, as Prometheus would. The labels of a rule are filled in by its name.
+
+        A pair that is known to work comes last: once it mutes, everything before has been taken in.
+        """
+        await self._post(*alerts)
+        await self._post(
+            {"alertname": "CoderXWP02AllProxiesDown", "deployment": "last"},
+            {"alertname": "CoderEWP04ProxyUnhealthy", "deployment": "last"},
+        )
+
+    async def _post(self, *alerts: dict[str, str]) -> None:
+        now = datetime.now(UTC).isoformat()
+        body = [
+            {"labels": {**SERIES, **BY_ALERT[alert["alertname"]]["labels"], **alert}, "startsAt": now}
+            for alert in alerts
+        ]
+        async with self._session.post(f"{self._base}/api/v2/alerts", json=body) as answer:
+            assert 200 == answer.status, await answer.text()
+
+    async def muted(self) -> dict[tuple[str, str], bool]:
+        """Return for each (alertname, deployment) whether it is muted by another alert."""
+        async with asyncio.timeout(20):
+            while True:
+                async with self._session.get(f"{self._base}/api/v2/alerts") as answer:
+                    alerts = await answer.json()
+                states = {
+                    (alert["labels"]["alertname"], alert["labels"].get("deployment", "")): (
+                        alert["status"]["state"] == "suppressed" and bool(alert["status"]["inhibitedBy"])
+                    )
+                    for alert in alerts
+                }
+                if states.get(("CoderEWP04ProxyUnhealthy", "last")):
+                    return {key: muted for key, muted in states.items() if key[1] != "last"}
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def alertmanager(need_tool: Callable[[str], str], tmp_path: Path) -> AsyncIterator[Alertmanager]:
+    program = need_tool("prometheus-alertmanager")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        program,
+        f"--config.file={ALERTMANAGER}",
+        f"--storage.path={tmp_path}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with aiohttp.ClientSession() as session:
+            base = f"http://127.0.0.1:{port}"
+            async with asyncio.timeout(20):
+                while True:
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with session.get(f"{base}/-/ready") as answer:
+                            if answer.status == 200:
+                                break
+                    assert process.returncode is None
+                    await asyncio.sleep(0.05)
+            yield Alertmanager(base, session)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def test_access_url_down_mutes_its_consequences(alertmanager: Alertmanager) -> None:
+    """Websocket and proxies of the same deployment are silent; its database and other deployments are not."""
+    await alertmanager.post(
+        {"alertname": "CoderEACS03AccessURLUnreachable"},
+        {"alertname": "CoderEWS01WebsocketDialFailed"},
+        {"alertname": "CoderXWP02AllProxiesDown"},
+        {"alertname": "CoderEDB01DatabasePingFailed"},
+        {"alertname": "CoderEWS01WebsocketDialFailed", "deployment": "test"},
+    )
+    assert {
+        ("CoderEACS03AccessURLUnreachable", "prod"): False,
+        ("CoderEWS01WebsocketDialFailed", "prod"): True,
+        ("CoderXWP02AllProxiesDown", "prod"): True,
+        ("CoderEDB01DatabasePingFailed", "prod"): False,
+        ("CoderEWS01WebsocketDialFailed", "test"): False,
+    } == await alertmanager.muted()
+
+
+async def test_what_is_down_at_one_replica_mutes_nobody(alertmanager: Alertmanager) -> None:
+    """A cause with coder_replica is not the deployment's; a certificate about to expire breaks nothing yet."""
+    await alertmanager.post(
+        {"alertname": "CoderEACS03AccessURLUnreachable", "coder_replica": "coder-0"},
+        {"alertname": "CoderXACS03CertificateExpiresCritical", "target": "coder.example.com"},
+        {"alertname": "CoderEWS01WebsocketDialFailed"},
+    )
+    assert {
+        ("CoderEACS03AccessURLUnreachable", "prod"): False,
+        ("CoderXACS03CertificateExpiresCritical", "prod"): False,
+        ("CoderEWS01WebsocketDialFailed", "prod"): False,
+    } == await alertmanager.muted()
+
+
+async def test_exporter_gone_mutes_what_it_said_last(alertmanager: Alertmanager) -> None:
+    """Alerts of the same job and instance are silent; those of a second exporter are not."""
+    await alertmanager.post(
+        {"alertname": "CoderExporterGone", "deployment": ""},
+        {"alertname": "CoderEDB01DatabasePingFailed"},
+        {"alertname": "CoderEUNKNOWNSectionCrashed", "section": "database"},
+        {"alertname": "CoderEDB02DatabaseLatencyHigh", "deployment": "test", "instance": "second:26337"},
+    )
+    assert {
+        ("CoderExporterGone", ""): False,
+        ("CoderEDB01DatabasePingFailed", "prod"): True,
+        ("CoderEUNKNOWNSectionCrashed", "prod"): True,
+        ("CoderEDB02DatabaseLatencyHigh", "test"): False,
+    } == await alertmanager.muted()
+
+
+async def test_the_worse_severity_of_a_code_mutes_the_lesser(alertmanager: Alertmanager) -> None:
+    """For the same target only; another code's warning goes through."""
+    await alertmanager.post(
+        {"alertname": "CoderXACS03CertificateExpiresCritical", "target": "coder.example.com"},
+        {"alertname": "CoderXACS03CertificateExpiresWarning", "target": "coder.example.com"},
+        {"alertname": "CoderXACS07AddressFamilyDown"},
+    )
+    assert {
+        ("CoderXACS03CertificateExpiresCritical", "prod"): False,
+        ("CoderXACS03CertificateExpiresWarning", "prod"): True,
+        ("CoderXACS07AddressFamilyDown", "prod"): False,
+    } == await alertmanager.muted()

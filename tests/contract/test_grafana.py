@@ -1,0 +1,245 @@
+"""The board: the rules of Grafana's dashboard-linter and of mixtool, re-created, and metrics that exist.
+
+Source of the rules: field.md, section 3g. The schema itself is checked by hand (grafana/README.md).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.health.codes import CODES
+from exporter.health.model import Section, Severity
+from exporter.health.workspace_proxy import ProxyStatus
+from tests.support import promql
+
+GRAFANA = Path(__file__).parents[2] / "grafana"
+FILES = sorted(GRAFANA.glob("*.json"))
+BOARD = json.loads((GRAFANA / "coder-health.json").read_text())
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+RUNBOOKS = "https://github.com/coder-health-exporter/coder-health-exporter/blob/main/alerts/runbooks/"
+DOCS = "https://coder.com/docs/admin/monitoring/health-check"
+CODE_VALUES = {code.value for codes in CODES.values() for code in codes}
+# those of Grafana's list of units that this board uses
+UNITS = {"s", "none", "short", "dtdurations"}
+WIDTH = 24
+
+Panel = dict[str, Any]
+PANELS: list[Panel] = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+each_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+
+
+def named(name: str) -> Panel:
+    (found,) = (panel for panel in PANELS if panel["title"] == name)
+    return found
+
+
+def variables() -> dict[str, dict[str, Any]]:
+    return {variable["name"]: variable for variable in BOARD["templating"]["list"]}
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Everything on the board that asks Prometheus: title and PromQL."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+    for annotation in BOARD["annotations"]["list"]:
+        yield annotation["name"], annotation["target"]["expr"]
+
+
+each_expression = pytest.mark.parametrize(
+    "expression", [expr for _, expr in expressions()], ids=[title for title, _ in expressions()]
+)
+
+
+# the board
+
+
+def test_the_board_can_be_linked_and_found() -> None:
+    """The uid is the one that alerts link; title, tags and refresh are set; nobody edits it in place."""
+    assert ["coder-health.json"] == [path.name for path in FILES]
+    assert ("coder-health", "Coder health") == (BOARD["uid"], BOARD["title"])
+    assert {"coder", "coder-health"} <= set(BOARD["tags"])
+    assert BOARD["editable"] is False
+    assert BOARD["refresh"] in ("30s", "1m")
+    assert "id" not in BOARD
+
+
+def test_boards_are_linked_by_tag_with_time_and_variables() -> None:
+    """Who goes on to another board about Coder keeps the hour and the deployment."""
+    (boards,) = (link for link in BOARD["links"] if link["type"] == "dashboards")
+    assert (["coder"], True, True) == (boards["tags"], boards["keepTime"], boards["includeVars"])
+
+
+def test_the_data_source_is_a_variable() -> None:
+    """Rule template-datasource: named and labelled as the linter wants it, of kind Prometheus."""
+    variable = variables()["datasource"]
+    assert ("datasource", "Data source", "prometheus") == (variable["type"], variable["label"], variable["query"])
+
+
+@pytest.mark.parametrize("name", ["job", "instance", "deployment"])
+def test_job_instance_and_deployment_are_variables(name: str) -> None:
+    """Rules template-job and template-instance: a query, several values, all of them as `.+`, by time range."""
+    variable = variables()[name]
+    assert "query" == variable["type"]
+    assert DATASOURCE == variable["datasource"]
+    assert name.capitalize() == variable["label"]
+    assert (True, True, ".+") == (variable["multi"], variable["includeAll"], variable["allValue"])
+    assert 2 == variable["refresh"]
+
+
+def test_variables_narrow_one_another_and_ask_for_what_exists() -> None:
+    """Rule template-label-promql: label_values of a selector that parses."""
+    known = promql.series_labels()
+    for name in ("job", "instance", "deployment"):
+        match = re.fullmatch(r"label_values\((.+), (\w+)\)", variables()[name]["query"]["query"])
+        assert match is not None
+        assert name == match[2]
+        assert [] == promql.problems(match[1])
+        (selector,) = promql.selectors(promql.parse(match[1]))
+        assert match[2] in known[selector.metric]
+
+
+# panels
+
+
+def test_panels_have_ids_of_their_own() -> None:
+    """An id twice would make a link to a panel lead to another."""
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    assert len(PANELS) == len({panel["title"] for panel in PANELS})
+
+
+def test_panels_lie_side_by_side() -> None:
+    """Nothing overlaps and nothing leaves the 24 columns."""
+    boxes = [(panel["title"], panel["gridPos"]) for panel in BOARD["panels"]]
+    for title, box in boxes:
+        assert box["x"] + box["w"] <= WIDTH, title
+    for (title, a), (other, b) in combinations(boxes, 2):
+        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+        above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+        assert beside or above, (title, other)
+
+
+@each_panel
+def test_a_panel_has_title_description_target_and_the_variable_data_source(panel: Panel) -> None:
+    """Rules panel-title-description, panel-no-targets and panel-datasource."""
+    assert panel["title"]
+    assert re.fullmatch(r"[A-Z].+\.", panel["description"], re.DOTALL)
+    assert panel["targets"]
+    assert DATASOURCE == panel["datasource"]
+    assert [DATASOURCE] * len(panel["targets"]) == [target["datasource"] for target in panel["targets"]]
+    assert len(panel["targets"]) == len({target["refId"] for target in panel["targets"]})
+
+
+@each_panel
+def test_a_panel_has_a_unit_or_words_for_its_values(panel: Panel) -> None:
+    """Rule panel-units: a known unit, or value mappings."""
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults.get("unit") in UNITS or ("unit" not in defaults and defaults["mappings"])
+
+
+@each_panel
+def test_a_series_is_named_by_its_labels(panel: Panel) -> None:
+    """Every label in a legend is one that the query leaves."""
+    known = promql.series_labels()
+    for target in panel["targets"]:
+        labels = {label for s in promql.selectors(promql.parse(target["expr"])) for label in known[s.metric]}
+        assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels
+        assert target["instant"] is not target["range"]
+
+
+# queries
+
+
+@each_expression
+def test_queries_ask_for_what_exists(expression: str) -> None:
+    """Rule target-promql; every metric, label and label value is in the families and closed sets."""
+    assert [] == promql.problems(expression)
+
+
+@each_expression
+def test_every_selector_has_the_variables(expression: str) -> None:
+    """Rules target-job and target-instance; and the deployment, wherever the family has that label."""
+    known = promql.series_labels()
+    for selector in promql.selectors(promql.parse(expression)):
+        matchers = {label: (str(operator), value) for label, operator, value in selector.matchers}
+        for label in ("job", "instance", "deployment"):
+            if label in known[selector.metric]:
+                assert (str(promql.MatchOp.Re), f"${label}") == matchers[label], selector.metric
+
+
+@each_expression
+def test_counters_are_rates_over_the_interval_of_the_scrape(expression: str) -> None:
+    """Rules target-rate-interval and target-counter-agg: counters and buckets only within rate or increase."""
+    for ranged in re.findall(r"\b(?:rate|irate|increase)\([^[]+\[([^\]]+)\]", expression):
+        assert "$__rate_interval" == ranged
+    for selector in promql.selectors(promql.parse(expression)):
+        if selector.metric.endswith(("_total", "_bucket", "_sum", "_count")):
+            assert {"rate", "irate", "increase"} & set(selector.calls), selector.metric
+            assert selector.ranged
+
+
+# words and colours
+
+
+def test_codes_link_their_runbook_and_coders_documentation() -> None:
+    """The table of what is wrong leads from every code to its anchor, in small letters as the pages have it."""
+    overrides = {
+        rule["matcher"]["options"]: rule
+        for rule in named("What is wrong now, and since when")["fieldConfig"]["overrides"]
+    }
+    properties = {name: {one["id"]: one["value"] for one in rule["properties"]} for name, rule in overrides.items()}
+    assert [
+        RUNBOOKS + "${__data.fields.page}.md#${__data.fields.anchor.text}",
+        DOCS + "#${__data.fields.anchor.text}",
+    ] == [link["url"] for link in properties["code"]["links"]]
+    (mapping,) = properties["anchor"]["mappings"]
+    assert {value: value.lower() for value in CODE_VALUES} == {
+        value: result["text"] for value, result in mapping["options"].items()
+    }
+    assert properties["anchor"]["custom.hidden"]
+    assert properties["anchor"]["custom.hideFrom.viz"]
+
+
+@pytest.mark.parametrize(
+    "title", ["Overall state", "Settled severity of each section", "Observed severity of each section"]
+)
+def test_severities_have_their_words(title: str) -> None:
+    """0, 1 and 2 are the ranks of the severities."""
+    (mapping,) = named(title)["fieldConfig"]["defaults"]["mappings"]
+    words = {int(rank): result["text"] for rank, result in mapping["options"].items()}
+    assert {int(severity): severity.label for severity in Severity} == words
+
+
+def test_every_severity_has_a_colour_in_the_table() -> None:
+    """What is only shown is not alarming, what is wrong is."""
+    overrides = named("What is wrong now, and since when")["fieldConfig"]["overrides"]
+    (rule,) = (rule for rule in overrides if rule["matcher"]["options"] == "severity")
+    (mappings,) = (one["value"] for one in rule["properties"] if one["id"] == "mappings")
+    assert {severity.label for severity in Severity} == set(mappings[0]["options"])
+
+
+def test_every_status_of_a_proxy_has_its_words() -> None:
+    """The values of Coder's own metric and the statuses of ours."""
+    (mapping,) = named("Status of each workspace proxy")["fieldConfig"]["defaults"]["mappings"]
+    words = {int(value): result["text"] for value, result in mapping["options"].items()}
+    assert {status.gauge_value: str(status) for status in ProxyStatus} == words
+
+
+def test_every_section_has_a_place_on_the_board() -> None:
+    """Somebody who was paged for a section finds a row about it."""
+    titles = {
+        Section.ACCESS_URL: "Access URL",
+        Section.WEBSOCKET: "Websocket",
+        Section.DATABASE: "Database",
+        Section.WORKSPACE_PROXY: "Workspace proxies",
+    }
+    rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
+    assert [*(titles[section] for section in Section), "The exporter itself"] == rows
