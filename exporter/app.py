@@ -42,6 +42,7 @@ from exporter.targets.model import (
     DatabaseTarget,
     HTTPTarget,
     Target,
+    TargetKey,
     WebSocketTarget,
     WorkspaceProxiesTarget,
 )
@@ -58,6 +59,8 @@ READY_AFTER_SECONDS = 60.0
 # `/-/healthy` fails when a tick is so late, or a run so far beyond its limit.
 STALLED_AFTER_SECONDS = 30.0
 
+# A version that was not seen for so long is a new one when it comes.
+VERSION_MEMORY_SECONDS = 600.0
 # The label `target` of the database. Source: contract, section 5.
 DATABASE_TARGET = "primary"
 
@@ -82,7 +85,7 @@ class Application:
         self._sessions: dict[str, Session] = {}
         self._discoveries: dict[str, ProxyDiscovery] = {}
         self._memories: dict[str, access_url_probe.IdentityMemory] = {}
-        self._versions: dict[tuple[str, str], str] = {}
+        self._versions: dict[TargetKey, dict[str, float]] = {}
         self._waiting: set[str] = {
             target.schedule_name for target in self.plan.targets if target.interval_seconds <= READY_INTERVAL_SECONDS
         }
@@ -170,6 +173,8 @@ class Application:
         commit = self.snapshot.commit(
             target.schedule_name, outcome.healths, now=self.clock.now(), complete=outcome.complete
         )
+        for key in commit.removed:
+            self._versions.pop(key, None)
         for clash in self.board.show(commit):
             _log.error("series.clashed", label=clash.label, value=clash.value, shown=clash.shown, hidden=clash.hidden)
         for entry in commit.entries if _log.is_enabled_for(logging.DEBUG) else ():
@@ -202,7 +207,12 @@ class Application:
         self.run_finished(target, await self.runner.run(target))
 
     def _note_versions(self, target: Target, outcome: Round) -> None:
-        """A server or proxy that comes back with another version is rolling out."""
+        """A server or proxy that shows a version which was not seen lately is rolling out.
+
+        Replicas of two versions behind one name show theirs in turn: that is one roll-out, not a
+        new one each time, else skew that lasts would wait for ever.
+        """
+        now = self.clock.monotonic()
         for health in outcome.healths:
             version = None
             if isinstance(health.result, AccessURLResult) and health.result.best is not None:
@@ -211,12 +221,12 @@ class Application:
                 version = health.result.version
             if not version:
                 continue
-            key = (target.schedule_name, health.key.name)
-            before = self._versions.get(key)
-            if before is not None and before != version:
+            seen = self._versions.setdefault(health.key, {})
+            lately = {name: when for name, when in seen.items() if now - when <= VERSION_MEMORY_SECONDS}
+            if seen and version not in lately:
                 _log.info("version.changed", deployment=target.deployment, target=health.key.name, version=version)
                 self.snapshot.version_changed(target.deployment, self.clock.now())
-            self._versions[key] = version
+            self._versions[health.key] = lately | {version: now}
 
     # the table: section -> probe, assess
 

@@ -147,6 +147,24 @@ async def test_a_new_version_is_a_roll_out_but_the_start_is_none(coder: Simulate
     assert ["prod"] == list(application.snapshot._version_changed)
 
 
+async def test_replicas_of_two_versions_are_one_roll_out(coder: SimulatedCoder) -> None:
+    """Versions that show in turn open the version grace once, so skew that lasts is told."""
+    clock = FakeClock()
+    application = make_application(coder.url, clock=clock)
+    opened = []
+    for version in ("v2.26.0", "v2.27.0") * 3:
+        coder.version = version
+        await application.check()
+        opened.append(application.snapshot._version_changed.get("prod"))
+        await clock.advance(30)
+    assert opened[0] is None
+    assert 1 == len(set(opened[1:]))
+    await clock.advance(3600)
+    coder.version = "v2.26.0"
+    await application.check()
+    assert opened[1] != application.snapshot._version_changed["prod"]
+
+
 async def test_hanging_targets_do_not_hold_up_a_stop() -> None:
     """Leaving `running` ends within the promise of two seconds, with fivefold slack, whatever hangs."""
     async with RawServer({"/healthz": hang, "/api/v2/derp-map": hang}) as server:
