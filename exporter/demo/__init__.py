@@ -1,0 +1,1 @@
+"""A simulated Coder deployment with real protocols, for trying things and for the tests."""

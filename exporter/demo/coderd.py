@@ -1,0 +1,197 @@
+"""A simulated Coder server: the routes that the exporter uses, answered as a real one does.
+
+Source of shapes, statuses and headers: recordings of a real server (`answers/ORIGIN.md`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import string
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from exporter.clock import Clock, SystemClock
+from exporter.demo import answers, faults
+from exporter.demo.server import SimulatedServer
+from exporter.secret import Secret
+
+DEPLOYMENT_ID = "887128fc-c881-4e8b-899c-6a5186d3798f"
+# Source: coderd/debug.go
+_ECHO_PATIENCE_SECONDS = 10.0
+_TOKEN_FORM = re.compile(r"[A-Za-z0-9]{10}-[A-Za-z0-9]{22}")
+# a web application's first page; the real one is Coder's own site
+_SITE = "<!doctype html><html><head><title>Coder</title></head><body><div id='root'></div></body></html>"
+
+
+class Role(StrEnum):
+    """Whom a token belongs to."""
+
+    OWNER = "owner"
+    MEMBER = "member"
+    REVOKED = "revoked"
+
+
+def make_token() -> Secret:
+    """Return a new session token in Coder's form: 10 characters, a dash, 22 characters."""
+    letters = string.ascii_letters + string.digits
+    head, tail = ("".join(secrets.choice(letters) for _ in range(length)) for length in (10, 22))
+    return Secret(f"{head}-{tail}")
+
+
+class SimulatedCoder(SimulatedServer):
+    """A Coder server that answers at its access URL.
+
+    Args:
+        list_proxies: Gives what it knows of its workspace proxies, in the order of its answers.
+        licensed: Whether its license has workspace proxies.
+        clock: Where the times in its answers come from.
+        host, version, certificate, families: As of SimulatedServer.
+    """
+
+    def __init__(
+        self,
+        *,
+        list_proxies: Callable[[], Sequence[answers.ProxyFacts]] = tuple,
+        licensed: bool = True,
+        deployment_id: str = DEPLOYMENT_ID,
+        clock: Clock | None = None,
+        host: str = "localhost",
+        version: str = "v2.26.0",
+        certificate: Path | None = None,
+        families: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__(host=host, version=version, certificate=certificate, families=families)
+        self.deployment_id = deployment_id
+        self.licensed = licensed
+        self.tokens = {role: make_token() for role in Role}
+        """One session token a role. They are never shown."""
+        self._list_proxies = list_proxies
+        self._clock = clock or SystemClock()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self._healthz),
+            web.get("/latency-check", self._latency_check),
+            web.get("/api/v2/buildinfo", self._buildinfo),
+            web.get("/api/v2/derp-map", self._derp_map),
+            web.get("/api/v2/debug/ws", self._echo),
+            web.get("/api/v2/workspaceproxies", self._workspace_proxies),
+            web.get("/api/v2/regions", self._regions),
+            web.route("*", "/api/{rest:.*}", self._unknown_route),
+            web.get("/{rest:.*}", self._site),
+        ]
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        answer = web.Response(text="OK")
+        answer.set_cookie("csrf_token", secrets.token_urlsafe(32), httponly=True)
+        return answer
+
+    async def _latency_check(self, _request: web.Request) -> web.Response:
+        return web.Response(text="OK", headers={"Access-Control-Allow-Origin": "*", "Timing-Allow-Origin": "*"})
+
+    async def _buildinfo(self, _request: web.Request) -> web.Response:
+        return web.json_response(
+            answers.buildinfo(version=self.version, access_url=self.url, deployment_id=self.deployment_id)
+        )
+
+    async def _derp_map(self, request: web.Request) -> web.StreamResponse:
+        if not faults.wants_websocket(request):
+            return web.Response(
+                status=426,
+                text=answers.upgrade_required(),
+                headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+            )
+        socket = web.WebSocketResponse(compress=False, heartbeat=15.0)
+        await socket.prepare(request)
+        await socket.send_bytes(answers.derp_map(host=self.host, port=self.port))
+        async for _message in socket:
+            pass  # further maps come only when it changes
+        return socket
+
+    async def _echo(self, request: web.Request) -> web.StreamResponse:
+        role, refusal = self._sign_in(request)
+        if refusal is not None:
+            return refusal
+        if role is not Role.OWNER:
+            return web.json_response(answers.recorded("forbidden"), status=403)
+        if not faults.wants_websocket(request):
+            return web.Response(status=426, text=answers.upgrade_required())
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        while True:
+            try:
+                async with asyncio.timeout(_ECHO_PATIENCE_SECONDS):
+                    message = await socket.receive()
+            except TimeoutError:
+                break
+            if message.type is WSMsgType.TEXT:
+                await socket.send_str(message.data)
+            elif message.type is WSMsgType.BINARY:
+                await socket.send_bytes(message.data)
+            else:
+                break
+        await socket.close(code=WSCloseCode.GOING_AWAY)
+        return socket
+
+    async def _workspace_proxies(self, request: web.Request) -> web.Response:
+        if not self.licensed:
+            # the license comes before the token
+            return web.json_response(answers.recorded("not-licensed"), status=403)
+        _role, refusal = self._sign_in(request)
+        if refusal is not None:
+            return refusal
+        return web.json_response(
+            answers.workspace_proxies(
+                self._list_proxies(),
+                access_url=self.url,
+                deployment_id=self.deployment_id,
+                now=self._clock.now(),
+            )
+        )
+
+    async def _regions(self, request: web.Request) -> web.Response:
+        _role, refusal = self._sign_in(request)
+        if refusal is not None:
+            return refusal
+        known = self._list_proxies() if self.licensed else ()
+        return web.json_response(answers.regions(known, access_url=self.url, deployment_id=self.deployment_id))
+
+    async def _unknown_route(self, _request: web.Request) -> web.Response:
+        return web.json_response(answers.recorded("unknown-route"), status=404)
+
+    async def _site(self, _request: web.Request) -> web.Response:
+        return web.Response(text=_SITE, content_type="text/html")
+
+    def _sign_in(self, request: web.Request) -> tuple[Role | None, web.Response | None]:
+        """Return the role of the request's token, or the refusal that answers it."""
+        given = _given_token(request)
+        for role in (Role.OWNER, Role.MEMBER):
+            if given is not None and secrets.compare_digest(given.encode(), self.tokens[role].reveal().encode()):
+                return role, None
+        if given is None:
+            name = "signed-out"
+        elif _TOKEN_FORM.fullmatch(given) is None:
+            name = "malformed-token"
+        else:
+            name = "unknown-token"
+        challenge = (
+            'Bearer realm="coder", error="invalid_token", error_description="The access token has expired", '
+            f'resource_metadata="{self.url}/.well-known/oauth-protected-resource"'
+        )
+        return None, web.json_response(answers.recorded(name), status=401, headers={"WWW-Authenticate": challenge})
+
+
+def _given_token(request: web.Request) -> str | None:
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+    return (
+        request.cookies.get("coder_session_token")
+        or request.query.get("coder_session_token")
+        or request.headers.get("Coder-Session-Token")
+        or bearer
+        or None
+    )

@@ -1,0 +1,305 @@
+"""The simulated deployment: a Coder server at an access URL with TLS, two workspace proxies, and a
+PostgreSQL server behind a faulty line; all on loopback, all in this process or below it.
+
+Out: an ordinary configuration file for the exporter, and scenarios that can be played and taken
+back at any time. When it is left, nothing of it stays behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import yaml
+
+from exporter.clock import Clock, SystemClock
+from exporter.demo import answers
+from exporter.demo.certificates import Authority
+from exporter.demo.coderd import Role, SimulatedCoder
+from exporter.demo.database import ProxyRow, SimulatedDatabase, why_no_database
+from exporter.demo.listener import have_ipv6_loopback
+from exporter.demo.proxies import SimulatedProxy
+from exporter.demo.scenario import Scenario
+
+DEPLOYMENT = "demo"
+_HOSTS = ("localhost", "127.0.0.1", "::1")
+_PROXY_IDS = {
+    # as they were recorded
+    "eu": "f8fc455c-af14-42e3-baa9-c4cf7ffc94cb",
+    "us": "3dcec2fc-811e-47fd-b8d3-fc2a38e62451",
+    "asia": "65aa9f32-2c49-4b00-83ce-425efa24a344",
+}
+# Proxies register again this often. Source: coder-interfaces, section 3.5.
+_REGISTRATION_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast the exporter goes in the demo: seconds, and runs in a row."""
+
+    interval_seconds: float = 2.0
+    timeout_seconds: float = 1.5
+    raise_after: int = 2
+    clear_after: int = 2
+    latency_threshold_seconds: float = 0.015
+
+
+class Simulation:
+    """Everything that the demo starts.
+
+    Args:
+        directory: For its files, which it removes at the end; None for a private one of its own.
+        database: False leaves PostgreSQL out.
+        clock: Where times come from.
+    """
+
+    def __init__(self, *, directory: Path | None = None, database: bool = True, clock: Clock | None = None) -> None:
+        self._parent = directory
+        self._clock = clock or SystemClock()
+        self._stack = AsyncExitStack()
+        self._playing: dict[str, AsyncExitStack] = {}
+        self._rows: dict[str, ProxyRow] = {}
+        self._database: SimulatedDatabase | None = None
+        self._coder: SimulatedCoder | None = None
+        self.without_database = "" if database else "it was left out"
+        """Why there is no database; empty when there is one."""
+        self.certificates: Mapping[str, Path] = {}
+        self.proxies: dict[str, SimulatedProxy] = {}
+
+    @property
+    def coder(self) -> SimulatedCoder:
+        if self._coder is None:
+            raise RuntimeError("the simulation is not running")
+        return self._coder
+
+    @property
+    def database(self) -> SimulatedDatabase:
+        if self._database is None:
+            raise RuntimeError(f"the simulation has no database: {self.without_database}")
+        return self._database
+
+    @property
+    def has_database(self) -> bool:
+        return not self.without_database
+
+    @property
+    def playing(self) -> tuple[str, ...]:
+        """The scenarios that are played now, the oldest first."""
+        return tuple(self._playing)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        self.directory = await asyncio.to_thread(_make_directory, self._parent)
+        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, self.directory, ignore_errors=True)
+        authority = await asyncio.to_thread(Authority, self.directory, now=self._clock.now())
+        self.ca_file = authority.ca_file
+        self.certificates = await asyncio.to_thread(_issue_certificates, authority)
+        self.trust = await asyncio.to_thread(authority.trust)
+        self._coder = await stack.enter_async_context(
+            SimulatedCoder(list_proxies=self._list_proxies, certificate=self.certificates["good"], clock=self._clock)
+        )
+        for number, name in enumerate(("eu", "us"), start=1):
+            self.proxies[name] = await stack.enter_async_context(
+                SimulatedProxy(
+                    name=name,
+                    id=_PROXY_IDS[name],
+                    region_id=number,
+                    primary_url=self.coder.url,
+                    trust=self.trust,
+                    certificate=self.certificates["good"],
+                )
+            )
+        self.without_database = self.without_database or await asyncio.to_thread(why_no_database)
+        if self.has_database:
+            self._database = await stack.enter_async_context(SimulatedDatabase())
+        for name in self.proxies:
+            await self.create_proxy(name)
+            await self.register(name)
+        await asyncio.to_thread(self._write_secrets)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        beat = group.create_task(self._keep_registering())
+        stack.callback(beat.cancel)
+        stack.push_async_callback(self._revert_all)
+
+    @property
+    def url_file(self) -> Path:
+        """The file that names the access URL."""
+        return self.directory / "access-url"
+
+    async def write_config(self, directory: Path | None = None, *, pace: Pace | None = None) -> Path:
+        """Write an ordinary configuration of the exporter for this deployment and return its path.
+
+        Args:
+            directory: None for the simulation's own.
+            pace: None for one that shows changes within some seconds.
+        """
+        path = (directory or self.directory) / "exporter.yml"
+        text = yaml.safe_dump(self._describe(pace or Pace()), sort_keys=False)
+        await asyncio.to_thread(path.write_text, text)
+        return path
+
+    def _describe(self, pace: Pace) -> dict[str, object]:
+        timeout = f"{round(pace.timeout_seconds * 1000)}ms"
+        sections = ("access_url", "websocket", *(["database"] if self.has_database else []), "workspace_proxy")
+        deployment: dict[str, object] = {
+            "name": DEPLOYMENT,
+            "url_file": str(self.url_file),
+            "session_token_file": str(self.directory / "session-token"),
+            "deployment_id": self.coder.deployment_id,
+            "tls": {"ca_file": str(self.ca_file)},
+        }
+        if self.has_database:
+            deployment["database"] = {
+                "url_file": str(self.directory / "database-url"),
+                "latency_threshold": f"{round(pace.latency_threshold_seconds * 1000)}ms",
+            }
+        deployment["sections"] = {section: {"timeout": timeout} for section in sections}
+        return {
+            "global": {
+                "interval": f"{round(pace.interval_seconds * 1000)}ms",
+                "timeout": timeout,
+                "settle": {"raise": pace.raise_after, "clear": pace.clear_after, "startup_grace": "0s"},
+            },
+            "deployments": [deployment],
+        }
+
+    async def apply(self, scenario: Scenario) -> None:
+        """Break what the scenario breaks.
+
+        Raises:
+            RuntimeError: It is played already, or cannot be played here (`why_not`).
+        """
+        reason = "it is played already" if scenario.name in self._playing else self.why_not(scenario)
+        if reason:
+            raise RuntimeError(f"{scenario.name} cannot be played: {reason}")
+        self._playing[scenario.name] = await scenario.play(self)
+
+    async def revert(self, scenario: Scenario) -> None:
+        """Mend what the scenario broke; does nothing when it is not played."""
+        played = self._playing.pop(scenario.name, None)
+        if played is not None:
+            await played.aclose()
+
+    def why_not(self, scenario: Scenario) -> str:
+        """Return why a scenario cannot be played on this host; empty when it can."""
+        if scenario.without_database is None and not self.has_database:
+            return f"it needs a database, and there is none: {self.without_database}"
+        if scenario.needs_ipv6 and not have_ipv6_loopback():
+            return "it needs the loopback address ::1, which this host does not have"
+        return ""
+
+    async def create_proxy(self, name: str) -> None:
+        """Create a workspace proxy in Coder's tables: it has no URL before it registers."""
+        now = self._clock.now()
+        number = len(self._rows) + 1
+        self._rows[name] = ProxyRow(
+            id=_PROXY_IDS[name],
+            name=name,
+            region_id=number,
+            created_timestamp_seconds=now,
+            updated_timestamp_seconds=now,
+        )
+        await self._write(name)
+
+    async def register(self, name: str) -> None:
+        """Let a proxy register with its primary, as it does at its start and every 15 s."""
+        proxy = self.proxies[name]
+        self._rows[name] = self._rows[name].registered(
+            url=proxy.url, version=proxy.version, timestamp_seconds=self._clock.now()
+        )
+        await self._write(name)
+
+    async def mark_stopped(self, name: str) -> None:
+        """Let a proxy sign off: its replica's row gets its end."""
+        self._rows[name] = self._rows[name].stopped()
+        if self._database is not None:
+            await self._database.stop_proxy(self._rows[name])
+
+    async def delete_proxy(self, name: str) -> None:
+        """Take a workspace proxy out of Coder's tables."""
+        row = self._rows.pop(name)
+        if self._database is not None:
+            await self._database.delete_proxy(row)
+
+    async def _write(self, name: str) -> None:
+        if self._database is not None:
+            await self._database.write_proxy(self._rows[name])
+
+    async def _keep_registering(self) -> None:
+        while True:
+            await self._clock.sleep(_REGISTRATION_SECONDS)
+            for name, proxy in self.proxies.items():
+                if proxy.listener.listening and not proxy.shutting_down:
+                    await self.register(name)
+
+    async def _revert_all(self) -> None:
+        while self._playing:
+            _name, played = self._playing.popitem()
+            await played.aclose()
+
+    def _list_proxies(self) -> list[answers.ProxyFacts]:
+        return [
+            answers.ProxyFacts(
+                id=row.id,
+                name=row.name,
+                region_id=row.region_id,
+                url=row.url,
+                version=row.version,
+                status=self._status(row),
+                created_timestamp_seconds=row.created_timestamp_seconds,
+                updated_timestamp_seconds=row.updated_timestamp_seconds,
+            )
+            for row in self._rows.values()
+        ]
+
+    def _status(self, row: ProxyRow) -> str:
+        """What Coder's own ticker would have found out."""
+        if not row.url:
+            return "unregistered"
+        proxy = self.proxies[row.name]
+        if not proxy.listener.listening:
+            return "unreachable"
+        return "unhealthy" if proxy.broken else "ok"
+
+    def _write_secrets(self) -> None:
+        self.url_file.write_text(self.coder.url + "\n")
+        for name, secret in self._secrets():
+            path = self.directory / name
+            path.touch(mode=0o600)
+            path.write_text(secret + "\n")
+
+    def _secrets(self) -> Iterator[tuple[str, str]]:
+        yield "session-token", self.coder.tokens[Role.OWNER].reveal()
+        if self._database is not None:
+            yield "database-url", self._database.exporter_url.reveal()
+
+
+def _make_directory(parent: Path | None) -> Path:
+    return Path(tempfile.mkdtemp(prefix="coder-health-exporter-demo-", dir=parent))
+
+
+def _issue_certificates(authority: Authority) -> dict[str, Path]:
+    return {
+        "good": authority.issue("good", hosts=_HOSTS),
+        "expiring": authority.issue("expiring", hosts=_HOSTS, ends_in=timedelta(days=1)),
+        "expired": authority.issue("expired", hosts=_HOSTS, ends_in=-timedelta(days=1)),
+        "other-name": authority.issue("other-name", hosts=("coder.example.com",)),
+    }
