@@ -59,7 +59,8 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("coder_health_section_enabled", ("deployment", "section", "witness", "reason"),
            "1 when a section is probed, 0 with the reason when it is not."),
     # every probe
-    _gauge("coder_health_probe_success", _TARGET, "1 when the last run of a target had no error."),
+    _gauge("coder_health_probe_success", _TARGET, "1 when the last run of a target had no error. "
+           "A workspace proxy that is down has one, though EWP04 only warns."),
     _counter("coder_health_probe_runs_total", _TARGET, "Finished runs of a target."),
     _counter("coder_health_probe_failures_total", (*_TARGET, "reason"), "Failed runs of a target, by reason."),
     _histogram("coder_health_probe_duration_seconds", _TARGET, "Duration of whole runs of a target."),

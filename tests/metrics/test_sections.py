@@ -73,7 +73,7 @@ def test_the_worst_target_gives_the_severity_and_each_is_named() -> None:
         health("prod", Section.DATABASE, "a", codes=["EDB01"], severity=Severity.ERROR),
         health("prod", Section.DATABASE, "b", codes=["EDB02"], severity=Severity.WARNING),
     ]
-    world.board.show(world.snapshot.commit("prod/database", healths, now=START))
+    world.board.show(world.snapshot.commit("prod/database", healths, now=START, elapsed_seconds=0.0))
     values = world.read()
     assert pick(values, "coder_health_section_severity", "severity") == NONE | {"error": 1.0}
     assert pick(values, "coder_health_code_target", "code", "target", "severity") == {
