@@ -33,6 +33,7 @@ from exporter.probes import access_url as access_url_probe
 from exporter.probes import database as database_probe
 from exporter.probes import websocket as websocket_probe
 from exporter.probes import workspace_proxy as workspace_proxy_probe
+from exporter.probes.identity import IdentityMemory
 from exporter.runner import Judgement, Room, Round, Runner
 from exporter.secret import Secret
 from exporter.snapshot import CodeChange, Snapshot
@@ -84,12 +85,12 @@ class Application:
         self._started = clock.monotonic()
         self._sessions: dict[str, Session] = {}
         self._discoveries: dict[str, ProxyDiscovery] = {}
-        self._memories: dict[str, access_url_probe.IdentityMemory] = {}
+        self._memories: dict[str, IdentityMemory] = {}
         self._versions: dict[TargetKey, dict[str, float]] = {}
         self._waiting: set[str] = {
             target.schedule_name for target in self.plan.targets if target.interval_seconds <= READY_INTERVAL_SECONDS
         }
-        self.snapshot = Snapshot(started_timestamp_seconds=self._started_timestamp)
+        self.snapshot = Snapshot()
         self.own = OwnMetrics(version=__version__, config_timestamp_seconds=self._started_timestamp)
         self.board = Board(
             snapshot=self.snapshot,
@@ -171,12 +172,25 @@ class Application:
         self._waiting.discard(target.schedule_name)
         self._note_versions(target, outcome)
         commit = self.snapshot.commit(
-            target.schedule_name, outcome.healths, now=self.clock.now(), complete=outcome.complete
+            target.schedule_name,
+            outcome.healths,
+            now=self.clock.now(),
+            elapsed_seconds=self.clock.monotonic() - self._started,
+            complete=outcome.complete,
         )
         for key in commit.removed:
             self._versions.pop(key, None)
         for clash in self.board.show(commit):
-            _log.error("series.clashed", label=clash.label, value=clash.value, shown=clash.shown, hidden=clash.hidden)
+            _log.error(
+                "series.clashed",
+                label=clash.label,
+                value=clash.value,
+                **{
+                    f"{role}_{name}": value
+                    for role, key in (("shown", clash.shown), ("hidden", clash.hidden))
+                    for name, value in (("deployment", key.section_key.deployment), ("target", key.name))
+                },
+            )
         for entry in commit.entries if _log.is_enabled_for(logging.DEBUG) else ():
             health = entry.health
             _log.debug(
@@ -218,14 +232,18 @@ class Application:
             if isinstance(health.result, AccessURLResult) and health.result.best is not None:
                 version = health.result.best.coder_version
             elif isinstance(health.result, ProxyResult):
-                version = health.result.version
+                version = health.result.answered_version
             if not version:
                 continue
             seen = self._versions.setdefault(health.key, {})
-            lately = {name: when for name, when in seen.items() if now - when <= VERSION_MEMORY_SECONDS}
+            # the latest one stays known, however long ago: an interval or an outage is no roll-out
+            latest = max(seen, key=seen.__getitem__, default=None)
+            lately = {
+                name: when for name, when in seen.items() if name == latest or now - when <= VERSION_MEMORY_SECONDS
+            }
             if seen and version not in lately:
                 _log.info("version.changed", deployment=target.deployment, target=health.key.name, version=version)
-                self.snapshot.version_changed(target.deployment, self.clock.now())
+                self.snapshot.version_changed(target.deployment, elapsed_seconds=now - self._started)
             self._versions[health.key] = lately | {version: now}
 
     # the table: section -> probe, assess
@@ -247,7 +265,7 @@ class Application:
         }
 
     def _probe_access_url(self, target: AccessURLTarget) -> Awaitable[AccessURLResult]:
-        memory = self._memories.setdefault(target.schedule_name, access_url_probe.IdentityMemory())
+        memory = self._memories.setdefault(target.schedule_name, IdentityMemory())
         return access_url_probe.probe(target, clock=self.clock, memory=memory)
 
     def _probe_database(self, target: DatabaseTarget) -> Awaitable[DatabaseResult]:

@@ -160,7 +160,7 @@ def _rows(outcome: SectionOutcome) -> Iterator[tuple[str, str, str, str, str, st
             yield (*target, finding.severity.label, finding.code, _line(finding.message))
             shown = True
         if not health.report.findings and not (isinstance(health.result, RoundResult) and len(outcome.healths) > 1):
-            yield (*target, Severity.OK.label, "-", describe(health.result))
+            yield (*target, Severity.OK.label, "-", _line(describe(health.result)))
             shown = True
     if not shown:
         yield (*where, "-", Severity.OK.label, "-", "nothing to probe")
@@ -215,8 +215,11 @@ def _ms(seconds: float) -> str:
 
 
 def _line(text: str) -> str:
-    """What servers and files say stays on its line and sends nothing to the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
+    """What servers and files say stays on its line, in bounded length, and sends nothing to the
+    terminal."""
+    text = " ".join(text[:4096].split())
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return text if len(text) <= 400 else text[:400] + "..."
 
 
 def _junit(outcomes: Sequence[SectionOutcome]) -> str:

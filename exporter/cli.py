@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import io
 import os
 import platform
 import sys
@@ -21,7 +22,6 @@ from exporter.app import Application, running
 from exporter.clock import SystemClock
 from exporter.config.load import defaults_yaml, load_config
 from exporter.config.model import Config
-from exporter.demo import command as demo_command
 from exporter.errors import ConfigError, ExporterError
 from exporter.explain import explain
 from exporter.health.model import Section
@@ -49,13 +49,12 @@ _log = get_logger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal that knows fewer letters must not turn a verdict into a crash
+        sys.stdout.reconfigure(errors="backslashreplace")
     command, rest = (arguments[0], arguments[1:]) if arguments[:1] and arguments[0] in _COMMANDS else ("", arguments)
     try:
         return _COMMANDS[command](rest)
-    except BrokenPipeError:
-        # whoever read our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -124,7 +123,7 @@ def _serve(arguments: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=_version_text())
     options = parser.parse(arguments)
     if options.print_defaults:
-        print(defaults_yaml(), end="")
+        _print(defaults_yaml())
         return 0
     try:
         config = load_config(options.config_file, os.environ)
@@ -133,7 +132,7 @@ def _serve(arguments: Sequence[str]) -> int:
     if options.config_check:
         for warning in config.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        print(f"{config.source}: good, {_count(len(config.deployments), 'deployment')}")
+        _print(f"{config.source}: good, {_count(len(config.deployments), 'deployment')}\n")
         return 0
     configure(options.log_level, options.log_format)
     addresses = options.listen_addresses or [DEFAULT_LISTEN_ADDRESS]
@@ -204,7 +203,7 @@ async def _check_once(config: Config, sections: Sequence[str], output: str) -> i
         print(f"{PROG} check: stopped before it was done", file=sys.stderr)
         return EXIT_COULD_NOT_RUN
     outcomes = [outcome for outcome in check.collect(application) if not sections or outcome.section in sections]
-    print(check.render(outcomes, output), end="")
+    _print(check.render(outcomes, output))
     return int(check.worst(outcomes))
 
 
@@ -218,6 +217,9 @@ async def _check_and_close(application: Application, sections: Sequence[str]) ->
 
 
 def _demo(arguments: Sequence[str]) -> int:
+    # only here: its servers and certificates would cost every other command 10 MB and a tenth of a second
+    from exporter.demo import command as demo_command
+
     parser = _Parser(
         prog=f"{PROG} demo",
         exit_code=EXIT_COULD_NOT_RUN,
@@ -240,7 +242,7 @@ def _explain(arguments: Sequence[str]) -> int:
     parser.add_argument("code", metavar="CODE", help="such as EDB02")
     options = parser.parse(arguments)
     try:
-        print(explain(options.code))
+        _print(explain(options.code) + "\n")
     except ExporterError as error:
         return _say(error, EXIT_COULD_NOT_RUN)
     return 0
@@ -269,6 +271,15 @@ def _add_log_flags(parser: argparse.ArgumentParser, *, level: str = "info") -> N
     parser.add_argument(
         "--log.format", dest="log_format", choices=FORMATS, help="default: console on a terminal, else logfmt"
     )
+
+
+def _print(text: str) -> None:
+    """Write to standard output. Whoever read it may have gone away, as `| head` does: that is no
+    trouble of ours, and changes no exit code."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version_text() -> str:

@@ -31,7 +31,8 @@ _MASKED = "<secret>"
 # A Coder session token: ten characters, a hyphen, 22 characters. Source: coder-interfaces, section 2.8.
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{10}-[A-Za-z0-9]{22}(?![A-Za-z0-9])")
 # Greedy up to the last @: a password that was not percent-encoded may hold : / and @ itself.
-_URL_PASSWORD = re.compile(r"(://[^\s:/?#@]*:)[^\s\"]*@")
+# Bounded, since what others send may be made to cost quadratic time.
+_URL_PASSWORD = re.compile(r"(://[^\s:/?#@]{0,256}:)[^\s\"]{0,512}@")
 _KEYWORD_PASSWORD = re.compile(
     r"(?i)((?:password|passwd|session_token)\s*=\s*)('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&,;'\"]+)"
 )
@@ -40,6 +41,7 @@ _CONTROL_SAVE_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _KEY_LETTERS = re.compile('[^!-~]|[="]')
 _ESCAPED = {"logfmt": _CONTROL_SAVE_NEWLINE, "json": None, "console": _CONTROL}
 _MAX_NESTING = 4
+_MAX_VALUE_CHARS = 16_384
 
 
 def mask(text: str) -> str:
@@ -217,7 +219,10 @@ class _Cleaner:
                 return {str(key): self._clean(inner, depth + 1) for key, inner in value.items()}
             if isinstance(value, list | tuple | set | frozenset):
                 return [self._clean(inner, depth + 1) for inner in value]
-        text = mask(str(value))
+        text = str(value)
+        if len(text) > _MAX_VALUE_CHARS:
+            text = f"{text[:_MAX_VALUE_CHARS]}... ({len(text)} characters)"
+        text = mask(text)
         return text if self._control is None else self._control.sub(_escape, text)
 
 

@@ -45,7 +45,7 @@ class Judgement:
 class Room:
     """How a section is probed and judged; bound once, in app.py.
 
-    `name` gives the label `target` when the probe broke before it could tell.
+    `name` gives the label `target` when a run could not tell it.
     """
 
     probe: Callable[[Any], Awaitable[Any]]
@@ -81,7 +81,9 @@ class Runner:
             async with asyncio.timeout(target.run_limit_seconds + OVERRUN_SECONDS):
                 result = await room.probe(target)
             judgements = room.judge(target, result)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
+                raise
             # the one place for what nobody expected: the other targets go on
             _log.exception("probe.broke", target=target.schedule_name)
             judgements = (_broke(target, room.name(target), error),)
@@ -90,7 +92,7 @@ class Runner:
         return Round(
             healths=tuple(
                 TargetHealth(
-                    key=TargetKey(section_key=target.section_key, name=judgement.name),
+                    key=TargetKey(section_key=target.section_key, name=judgement.name or room.name(target)),
                     run=number,
                     interval_seconds=target.interval_seconds,
                     started_timestamp_seconds=(
@@ -109,7 +111,13 @@ class Runner:
         )
 
 
-def _broke(target: Target, name: str, error: Exception) -> Judgement:
+def _cancelled_from_outside() -> bool:
+    """Whether somebody cancelled this run; else a CancelledError got loose inside it, which is a bug."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _broke(target: Target, name: str, error: BaseException) -> Judgement:
     sentence = f"the probe of {target.section} broke: {type(error).__name__}; the log has the details"
     return Judgement(
         name=name,

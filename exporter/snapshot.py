@@ -118,14 +118,14 @@ class Commit:
 class Snapshot:
     """All entries and roll-ups.
 
-    Args:
-        started_timestamp_seconds: When the exporter started, for the start-up grace.
+    Graces are measured in `elapsed_seconds`: since the exporter started, on the monotonic clock,
+    so that a wall clock that is set back holds up nothing.
     """
 
-    def __init__(self, *, started_timestamp_seconds: float) -> None:
-        self._started = started_timestamp_seconds
+    def __init__(self) -> None:
         self._entries: dict[TargetKey, Entry] = {}
         self._round_of: dict[str, tuple[TargetKey, ...]] = {}
+        self._last_run: dict[str, int] = {}
         self._sections: dict[SectionKey, SectionRollup] = {}
         self._version_changed: dict[str, float] = {}
 
@@ -143,31 +143,41 @@ class Snapshot:
 
     def retire(self, schedule_name: str) -> Commit:
         """Forget everything that a schedule entry ever brought."""
-        return self._replace(schedule_name, (), 0.0)
+        self._last_run.pop(schedule_name, None)
+        return self._replace(schedule_name, (), 0.0, 0.0)
 
-    def version_changed(self, deployment: str, timestamp_seconds: float) -> None:
+    def version_changed(self, deployment: str, *, elapsed_seconds: float) -> None:
         """Note that a server or proxy of the deployment changed its version: skew codes wait."""
-        self._version_changed[deployment] = timestamp_seconds
+        self._version_changed[deployment] = elapsed_seconds
 
     def commit(
-        self, schedule_name: str, healths: Sequence[TargetHealth], *, now: float, complete: bool = True
+        self,
+        schedule_name: str,
+        healths: Sequence[TargetHealth],
+        *,
+        now: float,
+        elapsed_seconds: float,
+        complete: bool = True,
     ) -> Commit:
         """Replace everything that this schedule entry brought before by one finished round.
 
         A run that is older than what is there (P6) changes nothing. Of a round that is not
         `complete` only what it holds is replaced; the rest of the round before stays.
         """
-        fresh = [
-            health
-            for health in healths
-            if (known := self._entries.get(health.key)) is None or known.health.run < health.run
-        ]
-        if healths and not fresh:
+        run = max((health.run for health in healths), default=0)
+        if healths and run <= self._last_run.get(schedule_name, 0):
             return Commit(entries=(), removed=(), sections=(), changes=())
-        return self._replace(schedule_name, fresh, now, complete=complete)
+        self._last_run[schedule_name] = run
+        return self._replace(schedule_name, healths, now, elapsed_seconds, complete=complete)
 
     def _replace(
-        self, schedule_name: str, healths: Sequence[TargetHealth], now: float, *, complete: bool = True
+        self,
+        schedule_name: str,
+        healths: Sequence[TargetHealth],
+        now: float,
+        elapsed_seconds: float,
+        *,
+        complete: bool = True,
     ) -> Commit:
         keys = dict.fromkeys(health.key for health in healths)
         others = tuple(key for key in self._round_of.get(schedule_name, ()) if key not in keys)
@@ -183,7 +193,7 @@ class Snapshot:
         for health in healths:
             old_entry = self._entries.get(health.key)
             rollup = self._sections[health.key.section_key]
-            entry = self._settle(old_entry, health, rollup.policy, now)
+            entry = self._settle(old_entry, health, rollup.policy, now, elapsed_seconds)
             self._entries[health.key] = entry
             rollup.swap(old_entry, entry, now)
             rollup.measured = True
@@ -198,12 +208,14 @@ class Snapshot:
             self._round_of.pop(schedule_name, None)
         return Commit(entries=tuple(entries), removed=gone, sections=tuple(touched), changes=tuple(changes))
 
-    def _settle(self, old: Entry | None, health: TargetHealth, policy: settle.Policy, now: float) -> Entry:
+    def _settle(
+        self, old: Entry | None, health: TargetHealth, policy: settle.Policy, now: float, elapsed_seconds: float
+    ) -> Entry:
         before = old.settled if old is not None else {}
         findings = {finding.code: finding for finding in health.report.findings}
-        starting = now < self._started + policy.startup_grace_seconds
+        starting = elapsed_seconds < policy.startup_grace_seconds
         changed = self._version_changed.get(health.key.section_key.deployment)
-        rolling_out = changed is not None and now < changed + policy.version_grace_seconds
+        rolling_out = changed is not None and elapsed_seconds < changed + policy.version_grace_seconds
         settled: dict[str, settle.Settled] = {}
         for code in findings.keys() | before.keys():
             state = before.get(code, settle.INITIAL)

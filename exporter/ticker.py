@@ -114,10 +114,14 @@ class Ticker(Generic[Outcome]):
         The run goes on when the caller is cancelled: others may wait for it too.
 
         Raises:
-            KeyError: There is no such target.
+            KeyError: There is no such target, or it left the schedule meanwhile.
         """
-        scheduled = self._scheduled[schedule_name]
-        return await asyncio.shield(self._start(scheduled))
+        run = self._start(self._scheduled[schedule_name])
+        try:
+            return await asyncio.shield(run)
+        except asyncio.CancelledError:
+            _raise_if_cancelled()
+            raise KeyError(schedule_name) from None
 
     def _add(self, name: str, target: Target) -> None:
         if self._group is None:

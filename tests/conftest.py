@@ -37,7 +37,7 @@ def need_tool() -> Callable[[str], str]:
     return find
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _quiet_log() -> None:
     """Log as the exporter does: structlog's own default shows local variables where rich is installed."""
     log.configure("debug", "logfmt", io.StringIO())

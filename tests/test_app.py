@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter import check
 from exporter.app import Application, running
 from exporter.clock import SystemClock
 from exporter.config.load import load_config
@@ -173,10 +173,9 @@ async def test_hanging_targets_do_not_hold_up_a_stop() -> None:
             async with running(config) as application:
                 runs = [asyncio.ensure_future(application.ticker.force(name)) for name in application.ticker.targets]
                 await server.wait_until_asked("/healthz")
-            for run in runs:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await run
-        assert all(run.cancelled() for run in runs)
+            outcomes = await asyncio.gather(*runs, return_exceptions=True)
+    # who waits for a run that is given up is told that its target is gone
+    assert {KeyError} == {type(outcome) for outcome in outcomes}
 
 
 async def test_ready_waits_for_the_first_round_and_no_longer_than_a_minute() -> None:
@@ -195,3 +194,45 @@ async def test_ready_waits_for_the_first_round_and_no_longer_than_a_minute() -> 
 async def test_a_healthy_loop_is_healthy(coder: SimulatedCoder) -> None:
     """Nothing is overdue when nothing is scheduled yet."""
     assert make_application(coder.url).healthy() is None
+
+
+async def test_an_outage_outlives_one_reading_of_an_empty_file(tmp_path: Path, coder: SimulatedCoder) -> None:
+    """A `url_file` that is empty for one run renames no target, so nothing that is active is lost."""
+    path = tmp_path / "url"
+    path.write_text(coder.url)
+    (tmp_path / "config.yaml").write_text("deployments: [{name: prod, url_file: url}]\n")
+    config = await asyncio.to_thread(load_config, tmp_path / "config.yaml", {})
+    clock = FakeClock()
+    application = Application(config, clock=clock)
+    await clock.advance(3600)
+    coder.break_with(faults.Answer(path="/healthz", status=503))
+    for text in (coder.url, coder.url, "", coder.url):
+        path.write_text(text)
+        await application.check()
+    assert [1.0] == find(application, "coder_health_code_active", code="XACS06")
+    assert [4.0] == find(application, "coder_health_probe_runs_total", section="access_url", target="127.0.0.1")
+    assert [] == find(application, "coder_health_probe_runs_total", section="access_url", target="")
+
+
+async def test_what_a_redirect_carries_is_not_shown(coder: SimulatedCoder) -> None:
+    """Passwords and tokens in a Location stand in no form of `check`."""
+    location = "https://svc:hunter2@idp.example.org/cb?access_token=s3cret"
+    coder.break_with(faults.Answer(path="/healthz", status=302, location=location))
+    application = make_application(coder.url)
+    await application.check()
+    shown = "".join(check.render(check.collect(application), form) for form in check.FORMATS)
+    assert "idp.example.org/cb" in shown
+    assert "XACS02" in shown
+    assert "hunter2" not in shown
+    assert "s3cret" not in shown
+
+
+@pytest.mark.parametrize("interval_minutes", [1, 60])
+async def test_a_long_interval_is_no_roll_out(coder: SimulatedCoder, interval_minutes: int) -> None:
+    """The same version after any while is the same version."""
+    clock = FakeClock()
+    application = make_application(coder.url, clock=clock)
+    for _ in range(3):
+        await application.check()
+        await clock.advance(interval_minutes * 60)
+    assert {} == application.snapshot._version_changed

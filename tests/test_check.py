@@ -74,11 +74,20 @@ async def test_junit_counts_what_failed_and_what_was_skipped() -> None:
     assert "XACS06" == failure.get("type")
 
 
-async def test_what_servers_say_stays_on_its_line() -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        response(500, b"a\x1b[31mred\x07\nSECOND LINE"),
+        response(200, b"OK", X_Coder_Build_Version="v2\x9b31m" + "x" * 3000),
+    ],
+)
+async def test_what_servers_say_stays_on_its_line(answer: bytes) -> None:
     """Control characters and line breaks from a server reach neither the terminal nor the next row."""
-    async with RawServer({"/healthz": response(500, b"a\x1b[31mred\x07\nSECOND LINE")}) as server:
+    async with RawServer({"/healthz": answer}) as server:
         text = render(await outcomes_of(server.url), "table")
     assert "\x1b" not in text
+    assert "\x9b" not in text
+    assert max(len(line) for line in text.splitlines()) < 600
     assert not any(line.startswith("SECOND") for line in text.splitlines())
 
 

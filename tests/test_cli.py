@@ -228,9 +228,25 @@ def test_version_help_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_crash() -> None:
-    """`explain CODE | head -1` ends quietly."""
-    said = subprocess.run(
-        f"{sys.executable} -m exporter explain EDB02 | head -1", shell=True, capture_output=True, text=True, check=False
+    """`explain CODE | head -1` ends quietly, and `check | true` with the code of its verdict."""
+    for command, code in (("explain EDB02 | head -1", 0), ("check | true", 2)):
+        said = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {sys.executable} -m exporter {command}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=CLEAN | {"CODER_URL": f"http://127.0.0.1:{free_port()}", "PYTHONUNBUFFERED": "1"},
+        )
+        assert (code, "") == (said.returncode, said.stderr)
+
+
+def test_a_terminal_with_few_letters_changes_no_verdict() -> None:
+    """A name that the terminal cannot show is escaped; the exit code stays that of the verdict."""
+    said = run(
+        "check",
+        CODER_URL=f"http://127.0.0.1:{free_port()}",
+        CODER_HEALTH_DEPLOYMENT="d\u00e9\u2192",
+        PYTHONIOENCODING="ascii",
     )
-    assert "" == said.stderr
-    assert said.stdout
+    assert (2, "") == (said.returncode, said.stderr)
+    assert "d\\xe9\\u2192" in said.stdout

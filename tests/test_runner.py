@@ -95,3 +95,13 @@ async def test_cancelling_is_no_result() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_cancellation_that_got_loose_is_a_bug() -> None:
+    """A CancelledError that nobody asked for ends in EUNKNOWN, not in silence."""
+
+    async def probe(target: Target) -> None:
+        raise asyncio.CancelledError
+
+    (health,) = (await run(probe)).healths
+    assert ["EUNKNOWN"] == [finding.code for finding in health.report.findings]

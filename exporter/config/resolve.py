@@ -37,7 +37,7 @@ from exporter.health.model import Section
 from exporter.health.settle import Policy
 from exporter.log import mask
 from exporter.secret import Secret
-from exporter.wire.postgres_url import parse_postgres_url
+from exporter.wire.postgres_url import PostgresURLError, parse_postgres_url
 from exporter.wire.url import parse_origin
 
 # Source: coder-interfaces, section 2.8: ten characters, a hyphen, 22 characters.
@@ -179,6 +179,15 @@ class Resolver:
             self._warn(path, "has a path, query or fragment, which is dropped: only scheme, host and port count")
         return str(parse_origin(text))
 
+    def _proxy_url(self, path: KeyPath, text: str | None) -> str | None:
+        """A proxy may live below a path, which Coder keeps; a query or fragment means nothing."""
+        if text is None:
+            return None
+        parts = urlsplit(text)
+        if parts.query or parts.fragment:
+            self._warn(path, "has a query or fragment, which is dropped")
+        return f"{parse_origin(text)}{parts.path.rstrip('/')}"
+
     def _access_url_file(self, path: KeyPath, keys: Deployment) -> Path | None:
         exclusive = self._exclude(path, keys, "url")
         if keys.url_file is None:
@@ -267,9 +276,21 @@ class Resolver:
             return False
         try:
             url = parse_postgres_url(text)
+        except PostgresURLError as error:
+            for problem in error.problems:
+                self._refuse(path, problem)
+            return False
         except WireError as error:
             self._refuse(path, str(error))
             return False
+        for name, file in (
+            ("sslrootcert", url.tls.root_certificate if url.tls.root_certificate != "system" else None),
+            ("sslcert", url.tls.certificate),
+            ("sslkey", url.tls.key),
+            ("sslcrl", url.tls.revocation_list),
+        ):
+            if file is not None and not Path(file).is_file():
+                self._refuse(path, f"the file that {name} of the database URL names is not there")
         if url.ignored:
             self._warn(path, f"the database URL has parameters that mean nothing here: {', '.join(url.ignored)}")
         return True
@@ -324,7 +345,8 @@ class Resolver:
         """Return section key, else section default, else global; what nobody wrote gives way to the interval."""
         if written is None:
             default = model.SECTION_TIMEOUT_SECONDS.get(section, self._global.timeout or model.DEFAULT_TIMEOUT_SECONDS)
-            return min(default, interval.seconds)
+            # a run that hangs should be over before its next tick
+            return min(default, 0.9 * interval.seconds)
         self._check_timeout((*path, "timeout"), written, interval)
         return written
 
@@ -354,11 +376,11 @@ class Resolver:
             self._refuse((*path, "name"), "is missing; it becomes the label `proxy`")
         if keys.url is None and not self._broken((*path, "url")):
             self._refuse((*path, "url"), "is missing; write the proxy's access URL")
-        url = self._url((*path, "url"), keys.url)
+        url = self._proxy_url((*path, "url"), keys.url)
+        if keys.name is not None:
+            self._check_first_use((*path, "name"), ("proxy", format_path(path[:2]), keys.name))
         if keys.name is None or url is None or not deployment:
             return None
-        deployment_path = path[:2]
-        self._check_first_use((*path, "name"), ("proxy", format_path(deployment_path), keys.name))
         known_as = f"{deployment}/{keys.name}"
         proxy_id = keys.id or str(uuid.uuid5(uuid.NAMESPACE_URL, known_as))
         self._proxy_names[path] = known_as

@@ -315,7 +315,7 @@ def _where_to_look(addresses: Sequence[str]) -> Iterable[str]:
     for address in addresses:
         yield f"exporter on http://{address}/"
     base = f"http://{addresses[0]}"
-    yield f"  curl -s {base}/metrics | grep -E '^coder_health_(section_severity|code_active).* 1$'"
+    yield rf"  curl -s {base}/metrics | grep -E '^coder_health_(section_severity|code_active).* 1(\.0)?$'"
     yield f"  curl -s {base}/-/ready"
     yield f"  curl -s {base}/config"
 

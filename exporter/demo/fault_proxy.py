@@ -164,10 +164,12 @@ class _Connection:
 
     def reset(self) -> None:
         """End the connection with a reset in the place of a goodbye."""
+        # None on uvloop once the connection is closing by itself
         sock = self._client[1].get_extra_info("socket")
         with contextlib.suppress(OSError):
             # linger on, for no time: closing then sends a reset. Source: socket(7), SO_LINGER
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._client[1].transport.abort()
         self._over.set()
 

@@ -69,6 +69,7 @@ class Identity:
 class AccessURLResult:
     """One run.
 
+    `tls`: the URL is https; None without a URL.
     `failure` is trouble before any connection: no URL, an invalid one, no address.
     `attempts` has one element for each address family that the name has.
     `identity` is what /api/v2/buildinfo said last; None when it never answered as Coder does.
@@ -79,6 +80,7 @@ class AccessURLResult:
     """
 
     host: str
+    tls: bool | None = None
     url_problem: URLProblem | None = None
     failure: Failure | None = None
     attempts: tuple[FamilyAttempt, ...] = ()
@@ -97,6 +99,8 @@ class AccessURLResult:
     def best(self) -> FamilyAttempt | None:
         """The attempt whose facts stand for the run: a good one, else one that got a whole answer,
         else one that this host had a route for, else the first."""
+        if len(self.attempts) == 1:
+            return self.attempts[0]
         for wanted in (
             [attempt for attempt in self.attempts if attempt.up],
             [attempt for attempt in self.attempts if attempt.status is not None and attempt.failure is None],
@@ -138,10 +142,13 @@ def assess(result: AccessURLResult, *, certificate_warning_seconds: float, certi
         findings.append(expiry)
         if expiry.severity is Severity.ERROR and failure is None:
             failure = Failure(reason=Reason.TLS, phase=Phase.TLS, message=expiry.message)
-    if not certificates:
+    if not certificates and result.tls is not False:
         # nothing was served: a certificate that was about to end still is
         not_judged.add("XACS03")
-    if result.identity is None or best is None or best.status is None:
+    if result.says_coder is None:
+        not_judged.add("XACS04")
+    if result.identity is None or best is None or best.status is None or 300 <= best.status < 400:
+        # a redirect is XACS02 only
         not_judged.add("XACS05")
     elif (other := _judge_identity(result, result.identity)) is not None:
         findings.append(other)
@@ -186,7 +193,7 @@ def _judge_answer(result: AccessURLResult, best: FamilyAttempt, findings: list[F
 
 def _judge_redirect(result: AccessURLResult, best: FamilyAttempt, findings: list[Finding]) -> Failure | None:
     sentence = f"GET /healthz answered status {best.status}, a redirect to {best.location}"
-    if best.redirect_host in (None, result.host.lower()):
+    if best.redirect_host is None or _bare(best.redirect_host) == _bare(result.host):
         findings.append(Finding(code="XACS02", severity=Severity.WARNING, message=sentence))
         return None
     sentence += ", another host"
@@ -234,16 +241,23 @@ def _judge_certificates(
 def _judge_identity(result: AccessURLResult, identity: Identity) -> Finding | None:
     sentence = None
     if identity.workspace_proxy:
-        sentence = f"a workspace proxy answers instead of the primary, which is at {identity.access_url_host}"
+        sentence = "a workspace proxy answers instead of the primary"
+        if identity.access_url_host is not None:
+            sentence += f", which is at {identity.access_url_host}"
     elif (
         identity.deployment_id is not None
         and result.expected_deployment_id is not None
         and identity.deployment_id != result.expected_deployment_id
     ):
         sentence = f"deployment {identity.deployment_id} answers instead of deployment {result.expected_deployment_id}"
-    elif identity.access_url_host is not None and identity.access_url_host.lower() != result.host.lower():
+    elif identity.access_url_host is not None and _bare(identity.access_url_host) != _bare(result.host):
         sentence = f"the server says that its access URL is at {identity.access_url_host}"
     return None if sentence is None else Finding(code="XACS05", severity=Severity.WARNING, message=sentence)
+
+
+def _bare(host: str) -> str:
+    """A name with the dot of the root is the same name."""
+    return host.lower().rstrip(".")
 
 
 def _error(code: str, message: str) -> Finding:

@@ -22,7 +22,8 @@ class WebSocketResult:
     """One run. `mode` is the socket that was judged in the end.
 
     `status` is that of the answer to the upgrade (101 when it was accepted), None without one.
-    `from_coder`: that answer carried X-Coder-Build-Version. `upgraded`: status 101 and valid.
+    `from_coder`: that answer was Coder's own, by its header or its words; `internal_error`: it says
+    that Coder itself is in trouble. `upgraded`: status 101 and valid.
     `echo_mismatch`: what came back instead of what was sent; None when nothing differed.
     `echo_fallback`: why the echo was not used although a token is there; None when it was used or
     there is no token. `forbidden`: no token, and the open socket answered 401 or 403.
@@ -35,6 +36,7 @@ class WebSocketResult:
     location: str | None = None
     server: str | None = None
     from_coder: bool = False
+    internal_error: bool = False
     body_excerpt: str = ""
     echo_round_trip_seconds: tuple[float, ...] = ()
     echo_mismatch: str | None = None

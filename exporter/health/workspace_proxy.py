@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from exporter.errors import Phase, Reason
+from exporter.health import codes
 from exporter.health.model import Failure, Finding, OffReason, Report, Section, Severity
 
 
@@ -56,6 +57,7 @@ class ProxyResult:
     `errors` and `warnings` are its report's, or ours about it. `healthz_ok`: its /healthz answered
     200 with OK, None when it was not asked. `failure` is why no valid report came, or that it came
     with errors. `stopped`: the tables say that it was stopped on purpose.
+    `version` is what it answered (`answered_version`), else what the list says.
     `primary_unreachable`: its report says that it cannot read the primary's build info.
     `version_warnings_only`: all that it warns of is that versions differ.
     """
@@ -65,6 +67,7 @@ class ProxyResult:
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     version: str = ""
+    answered_version: str = ""
     stopped: bool = False
     healthz_ok: bool | None = None
     primary_unreachable: bool = False
@@ -99,6 +102,8 @@ def assess_proxy(result: ProxyResult) -> Report:
     Source: coder-interfaces, sections 2.6 and 3.2; contract, sections 6 and 8.
     """
     name = result.proxy.name
+    if result.status is ProxyStatus.UNKNOWN and result.failure is not None:
+        return _report([_error(codes.UNKNOWN, f"workspace proxy {name}: {result.failure.message}")], result.failure)
     if result.status is ProxyStatus.UNREGISTERED:
         sentence = f"workspace proxy {name} was created but never registered with the primary"
         return _report([_warning("XWP01", sentence)], None)
@@ -112,7 +117,7 @@ def assess_proxy(result: ProxyResult) -> Report:
             Finding(
                 code="EWP04",
                 severity=Severity.WARNING,
-                message=f"workspace proxy {name} is {_seen(result)}: " + "; ".join(texts),
+                message=_cut(f"workspace proxy {name} is {_seen(result)}: " + "; ".join(texts)),
                 skew=not result.errors and result.version_warnings_only,
             )
         )
@@ -155,6 +160,10 @@ def assess_round(result: RoundResult) -> Report:
             message=sentence,
         )
     return _report(findings, failure)
+
+
+def _cut(sentence: str, max_chars: int = 1000) -> str:
+    return sentence if len(sentence) <= max_chars else sentence[:max_chars] + "..."
 
 
 def _seen(result: ProxyResult) -> str:

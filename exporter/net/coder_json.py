@@ -4,6 +4,7 @@ what is not JSON or of another shape."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ TOKEN_HEADER = "coder-session-token"
 
 # Coder's own words when nobody is signed in. Any other 401 is a trouble of Coder's: its database.
 # Source: data of a real server (debug-health-401*.json against trouble-db-cut.json).
+_INTERNAL = "An internal error occurred"
 _SIGNED_OUT = "you are signed out or your session has expired"
-_MAX_PROXIES = 500
-_MAX_TEXTS = 50
+_MAX_TEXTS = 1000
+_MAX_NAME_LENGTH = 64
 _MAX_TEXT_LENGTH = 500
 
 
@@ -30,6 +32,16 @@ class ErrorBody:
 
     message: str = ""
     detail: str = ""
+
+    @property
+    def from_coder(self) -> bool:
+        """Whether these are words of Coder's, also where a front took its headers away."""
+        return self.signed_out or self.message.startswith(("Forbidden.", _INTERNAL))
+
+    @property
+    def internal(self) -> bool:
+        """Coder itself is in trouble: its database, most often."""
+        return self.message.startswith(_INTERNAL)
 
     @property
     def signed_out(self) -> bool:
@@ -42,6 +54,12 @@ class ProxyReport:
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
+
+
+def read_version(headers: Mapping[str, str]) -> str | None:
+    """Return the build version that an answer of Coder's bears, cut at 64 characters."""
+    version = headers.get(BUILD_VERSION_HEADER)
+    return None if version is None else version[:64]
 
 
 def decode(body: bytes) -> Any:
@@ -125,8 +143,7 @@ def parse_workspace_proxies(body: bytes) -> tuple[ListedProxy, ...]:
     always calls ok (P18), and without deleted ones.
 
     Raises:
-        WireError: Another shape than `{"regions": [...]}`, an entry without id or name, or more
-            than 500 entries.
+        WireError: Another shape than `{"regions": [...]}`, or an entry without id or name.
     """
     value = decode_object(body)
     regions = value.get("regions")
@@ -134,8 +151,6 @@ def parse_workspace_proxies(body: bytes) -> tuple[ListedProxy, ...]:
         return ()
     if not isinstance(regions, list):
         raise WireError("the body is a JSON object without a list of regions")
-    if len(regions) > _MAX_PROXIES:
-        raise WireError(f"the body lists {len(regions)} workspace proxies, more than the {_MAX_PROXIES} that are read")
     return tuple(proxy for entry in regions for proxy in (_listed_proxy(entry),) if proxy is not None)
 
 
@@ -170,10 +185,10 @@ def _listed_proxy(entry: object) -> ListedProxy | None:
     if name == "primary" or entry.get("deleted") is True:
         return None
     return ListedProxy(
-        id=proxy_id,
-        name=name,
+        id=proxy_id[:_MAX_NAME_LENGTH],
+        name=name[:_MAX_NAME_LENGTH],
         url=_text(entry.get("path_app_url")),
-        version=_text(entry.get("version")),
+        version=_text(entry.get("version"))[:64],
         updated_at=_text(entry.get("updated_at")),
         source="api",
     )

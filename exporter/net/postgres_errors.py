@@ -79,11 +79,16 @@ _POOLER_REFUSALS = (
     "SASL authentication failed",
 )
 
+_TELLING_LENGTH = 6
+
 
 def translate(error: BaseException, *, doing: str, phase: Phase | None, secrets: tuple[Secret, ...]) -> ProbeError:
     """Return our error for a foreign one. To be raised `from` what `chainable` returns."""
     words = _say(error)
     for secret in secrets:
+        if len(secret.reveal()) < _TELLING_LENGTH and secret.reveal() in words:
+            # replaced, the gaps would spell out a secret of a letter or two
+            words = type(error).__name__
         words = words.replace(secret.reveal(), "<secret>")
     kind, reason = _classify(error)
     return kind(f"{doing}: {words}", phase=phase, reason=reason)

@@ -6,13 +6,14 @@ lookup. Probes that tell address families apart do this themselves.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from exporter.clock import Clock
-from exporter.errors import ConnectError, DeadlineError, Phase, ProbeError
+from exporter.errors import ConnectError, DeadlineError, Phase, ProbeError, TLSError
 from exporter.net import http, resolver, websocket
+from exporter.net.tls import load_ssl_context
 from exporter.wire.url import Origin
 
 # A name with many dead addresses must not eat the whole budget.
@@ -51,7 +52,7 @@ async def look_up(host: str, *, deadline_seconds: float, clock: Clock) -> Lookup
         DeadlineError: Nobody answered in time.
     """
     started = clock.monotonic()
-    addresses = await resolver.resolve(host, timeout_seconds=deadline_seconds - started)
+    addresses = await resolver.resolve(host, timeout_seconds=max(0.0, deadline_seconds - started))
     literal = host in addresses.ipv4 or host in addresses.ipv6
     seconds = None if literal else clock.monotonic() - started
     return Lookup(ipv4=addresses.ipv4, ipv6=addresses.ipv6, seconds=seconds)
@@ -63,7 +64,7 @@ async def get(
     *,
     deadline_seconds: float,
     clock: Clock,
-    ssl_context: ssl.SSLContext | None,
+    ca_file: Path | None,
     headers: Mapping[str, str] | None = None,
     max_body_bytes: int = http.MAX_BODY_BYTES,
 ) -> http.Exchange:
@@ -78,7 +79,7 @@ async def get(
         path,
         deadline_seconds=deadline_seconds,
         clock=clock,
-        ssl_context=ssl_context,
+        ca_file=ca_file,
         headers=headers,
         max_body_bytes=max_body_bytes,
     )
@@ -92,11 +93,19 @@ async def get_from(
     *,
     deadline_seconds: float,
     clock: Clock,
-    ssl_context: ssl.SSLContext | None,
+    ca_file: Path | None,
     headers: Mapping[str, str] | None = None,
     max_body_bytes: int = http.MAX_BODY_BYTES,
 ) -> http.Exchange:
-    """GET from the first of these addresses that takes a connection; at least one is needed."""
+    """GET from the first of these addresses that takes a connection; at least one is needed.
+
+    Args:
+        ca_file: PEM file trusted besides the system's authorities, for https.
+    """
+    try:
+        context = await load_ssl_context(ca_file) if origin.tls else None
+    except TLSError as error:
+        return http.Exchange(address=addresses[0], phase_seconds={}, error=error)
     for index, address in enumerate(addresses):
         exchange = await http.get(
             origin,
@@ -105,7 +114,7 @@ async def get_from(
             deadline_seconds=deadline_seconds,
             connect_deadline_seconds=_share(len(addresses) - index, deadline_seconds, clock),
             clock=clock,
-            ssl_context=ssl_context,
+            ssl_context=context,
             headers=headers,
             max_body_bytes=max_body_bytes,
         )
@@ -120,7 +129,7 @@ async def open_websocket(
     *,
     deadline_seconds: float,
     clock: Clock,
-    ssl_context: ssl.SSLContext | None,
+    ca_file: Path | None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[websocket.WebSocket | http.Exchange, Mapping[Phase, float]]:
     """Open a websocket to the first address that takes a connection.
@@ -129,6 +138,7 @@ async def open_websocket(
     """
     try:
         lookup = await look_up(origin.host, deadline_seconds=deadline_seconds, clock=clock)
+        context = await load_ssl_context(ca_file) if origin.tls else None
     except ProbeError as error:
         return http.Exchange(address="", phase_seconds={}, error=error), {}
     for index, address in enumerate(lookup.all):
@@ -139,7 +149,7 @@ async def open_websocket(
             deadline_seconds=deadline_seconds,
             connect_deadline_seconds=_share(len(lookup.all) - index, deadline_seconds, clock),
             clock=clock,
-            ssl_context=ssl_context,
+            ssl_context=context,
             headers=headers,
         )
         if isinstance(opened, websocket.WebSocket) or not _unconnected(opened):

@@ -82,7 +82,13 @@ def _load(ca_file: Path | None, clock: Clock) -> ssl.SSLContext:
         known = _loaded.get(ca_file)
         if known is not None and clock.monotonic() - known.loaded_seconds < REFRESH_SECONDS:
             return known.context
-        context = _build(ca_file)
+        try:
+            context = _build(ca_file)
+        except TLSError:
+            if known is None:
+                raise
+            # the file is being replaced, or is gone: what was good goes on, and is tried again soon
+            context = known.context
         _loaded[ca_file] = _Loaded(context, clock.monotonic())
         return context
 
@@ -150,7 +156,7 @@ def _read_dates(der: bytes) -> CertificateDates | None:
             not_before_timestamp_seconds=certificate.not_valid_before_utc.timestamp(),
             not_after_timestamp_seconds=certificate.not_valid_after_utc.timestamp(),
         )
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return None
 
 

@@ -13,11 +13,10 @@ from exporter.health.model import Failure
 from exporter.health.websocket import Mode, WebSocketResult
 from exporter.net import coder_json, reach
 from exporter.net.coder_json import BUILD_VERSION_HEADER, TOKEN_HEADER
-from exporter.net.tls import load_ssl_context
 from exporter.net.websocket import WebSocket
 from exporter.targets.model import WebSocketTarget
 from exporter.targets.url_source import read_url
-from exporter.wire.url import Origin, parse_origin
+from exporter.wire.url import Origin, parse_origin, read_location
 
 ECHO_PATH = "/api/v2/debug/ws"
 DERP_MAP_PATH = "/api/v2/derp-map"
@@ -25,8 +24,10 @@ ECHO_MESSAGES = ("0", "1", "2")  # Source: coderd/healthcheck/websocket.go
 
 
 async def probe(target: WebSocketTarget, *, clock: Clock) -> WebSocketResult:
-    """Open a websocket and pass messages over it, within the target's timeout in all."""
-    deadline = clock.monotonic() + target.timeout_seconds
+    """Open a websocket and pass messages over it, within the target's timeout in all.
+
+    A fallback has a timeout of its own, since what was slow before it says nothing of websockets.
+    """
     try:
         origin = parse_origin(await read_url(target.access_url))
     except (ProbeError, WireError) as error:
@@ -37,15 +38,15 @@ async def probe(target: WebSocketTarget, *, clock: Clock) -> WebSocketResult:
     fallback = None
     if target.session_token is not None:
         headers = {TOKEN_HEADER: target.session_token.reveal()}
-        result = await _try(Mode.ECHO, origin, headers, target, deadline, clock)
+        result = await _try(Mode.ECHO, origin, headers, target, clock)
         fallback = _why_not_echo(result)
         if fallback is None:
             return result
-    result = await _try(Mode.DERP_MAP, origin, {}, target, deadline, clock)
+    result = await _try(Mode.DERP_MAP, origin, {}, target, clock)
     return replace(
         result,
         echo_fallback=fallback,
-        forbidden=target.session_token is None and result.status in (401, 403) and result.from_coder,
+        forbidden=target.session_token is None and result.status in (401, 403) and not result.internal_error,
     )
 
 
@@ -55,7 +56,7 @@ def _why_not_echo(result: WebSocketResult) -> str | None:
     if not result.from_coder or result.status not in (401, 403, 404):
         return None
     if result.status == 401:
-        return "the token is refused" if result.echo_fallback == "signed out" else "Coder cannot check the token"
+        return "Coder cannot check the token" if result.internal_error else "the token is refused"
     return "the token is not an Owner's" if result.status == 403 else "this server has no echo"
 
 
@@ -64,14 +65,13 @@ async def _try(
     origin: Origin,
     headers: Mapping[str, str],
     target: WebSocketTarget,
-    deadline: float,
     clock: Clock,
 ) -> WebSocketResult:
     blank = WebSocketResult(host=origin.host, mode=mode, phase_seconds={})
-    context = await load_ssl_context(target.ca_file) if origin.tls else None
     path = ECHO_PATH if mode is Mode.ECHO else DERP_MAP_PATH
+    deadline = clock.monotonic() + target.timeout_seconds
     opened, phases = await reach.open_websocket(
-        origin, path, deadline_seconds=deadline, clock=clock, ssl_context=context, headers=headers
+        origin, path, deadline_seconds=deadline, clock=clock, ca_file=target.ca_file, headers=headers
     )
     blank = replace(blank, address=opened.address or None, phase_seconds=phases)
     if not isinstance(opened, WebSocket):
@@ -79,11 +79,13 @@ async def _try(
         return replace(
             blank,
             status=opened.status,
-            location=opened.headers.get("location"),
-            server=opened.headers.get("server"),
-            from_coder=BUILD_VERSION_HEADER in opened.headers,
+            location=read_location(opened.headers["location"], origin.scheme).text
+            if "location" in opened.headers
+            else None,
+            server=opened.headers["server"][:80] if "server" in opened.headers else None,
+            from_coder=BUILD_VERSION_HEADER in opened.headers or said.from_coder,
             body_excerpt=coder_json.excerpt(opened.body) if opened.status is not None else "",
-            echo_fallback="signed out" if said.signed_out else None,
+            internal_error=said.internal,
             # a refusal is told by its status; anything else by what went wrong
             failure=Failure.of(opened.error) if opened.error is not None and opened.status in (None, 101) else None,
         )

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from exporter.clock import Clock
 from exporter.errors import ConnectError, Phase, ProbeError, ProtocolError, Reason, WireError
 from exporter.health.model import Failure
 from exporter.health.workspace_proxy import ListedProxy, ProxyResult, ProxyStatus, RoundResult
+from exporter.log import get_logger
 from exporter.net import coder_json, http, reach
-from exporter.net.tls import load_ssl_context
 from exporter.targets.discovery import ProxyDiscovery
 from exporter.targets.model import WorkspaceProxiesTarget
-from exporter.wire.url import Origin, parse_origin
+from exporter.wire.url import Origin, parse_origin, read_location
 
 MAX_BODY_BYTES = 1024 * 1024
+MAX_HEALTHZ_BYTES = 1024
+# Two connections each; a name server's answer needs a thread and four open files (c-ares).
+MAX_AT_ONCE = 250
+MAX_LOOKUPS_AT_ONCE = 32
+
+_log = get_logger(__name__)
+
 _HINT_CODER = "a Coder server answers, perhaps a primary instead of a workspace proxy"
 _HINT_FOREIGN = "this is not a Coder workspace proxy; check its URL"
 
@@ -31,26 +38,64 @@ async def probe(target: WorkspaceProxiesTarget, *, discovery: ProxyDiscovery, cl
     found = await discovery.refresh(clock.monotonic() + target.timeout_seconds)
     if found.off is not None:
         return RoundResult(off=found.off, phase_seconds={})
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_probe_proxy(proxy, target, clock)) for proxy in found.proxies]
+    slots = _Slots()
+    probed = await asyncio.gather(
+        *(_probe_proxy(proxy, target, clock, slots) for proxy in found.proxies), return_exceptions=True
+    )
     return RoundResult(
-        proxies=tuple(task.result() for task in tasks),
+        proxies=tuple(
+            _excuse(proxy, outcome, clock) if isinstance(outcome, BaseException) else outcome
+            for proxy, outcome in zip(found.proxies, probed, strict=True)
+        ),
         list_failure=found.failure,
         list_age_seconds=found.age_seconds,
         phase_seconds={},
     )
 
 
-async def _probe_proxy(proxy: ListedProxy, target: WorkspaceProxiesTarget, clock: Clock) -> ProxyResult:
+class _Slots:
+    """How much of a round may happen at once: bounded by what a process may have open, and far
+    above what a deployment has, so that proxies that hang do not delay the others (P22)."""
+
+    def __init__(self) -> None:
+        self.proxies = asyncio.Semaphore(MAX_AT_ONCE)
+        self.lookups = asyncio.Semaphore(MAX_LOOKUPS_AT_ONCE)
+
+
+def _excuse(proxy: ListedProxy, error: BaseException, clock: Clock) -> ProxyResult:
+    """A bug that shows with one proxy is that proxy's alone (P1): the others have their results."""
+    if not isinstance(error, Exception):
+        raise error
+    _log.error("probe.broke", target=proxy.name, exc_info=error)
+    sentence = f"the probe broke: {type(error).__name__}; the log has the details"
+    return ProxyResult(
+        proxy=proxy,
+        status=ProxyStatus.UNKNOWN,
+        failure=Failure(reason=Reason.INTERNAL, message=sentence),
+        phase_seconds={},
+        started_timestamp_seconds=clock.now(),
+        duration_seconds=0.0,
+    )
+
+
+async def _probe_proxy(proxy: ListedProxy, target: WorkspaceProxiesTarget, clock: Clock, slots: _Slots) -> ProxyResult:
+    async with slots.proxies:
+        return await _probe_in_slot(proxy, target, clock, slots)
+
+
+async def _probe_in_slot(
+    proxy: ListedProxy, target: WorkspaceProxiesTarget, clock: Clock, slots: _Slots
+) -> ProxyResult:
     started_timestamp = clock.now()
     started = clock.monotonic()
-    facts = await _measure(proxy, target, started + target.timeout_seconds, clock)
+    facts = await _measure(proxy, target, started + target.timeout_seconds, clock, slots)
     return ProxyResult(
         proxy=proxy,
         status=facts.status,
         errors=facts.errors,
         warnings=facts.warnings,
-        version=facts.version or proxy.version,
+        version=facts.version or proxy.version[:64],
+        answered_version=facts.version,
         stopped=proxy.stopped is True,
         healthz_ok=facts.healthz_ok,
         primary_unreachable=any(_about_primary(text) for text in facts.errors if facts.reported),
@@ -78,39 +123,41 @@ class _Facts:
         self.phase_seconds: dict[Phase, float] = {}
 
 
-async def _measure(proxy: ListedProxy, target: WorkspaceProxiesTarget, deadline: float, clock: Clock) -> _Facts:
+async def _measure(
+    proxy: ListedProxy, target: WorkspaceProxiesTarget, deadline: float, clock: Clock, slots: _Slots
+) -> _Facts:
     if not proxy.url:
         return _Facts(ProxyStatus.UNREGISTERED)
     try:
         origin = parse_origin(proxy.url)
-        base = urlsplit(proxy.url).path.removesuffix("/")
+        base = quote(urlsplit(proxy.url).path.removesuffix("/"), safe="/%:@!$&'()*+,;=~")
     except WireError as error:
         return _unhealthy(Reason.PROTOCOL, f"the URL of the workspace proxy is invalid: {error}")
     try:
-        lookup = await reach.look_up(origin.host, deadline_seconds=deadline, clock=clock)
+        async with slots.lookups:
+            lookup = await reach.look_up(origin.host, deadline_seconds=deadline, clock=clock)
     except ProbeError as error:
         return _unreachable(error)
-    context = await load_ssl_context(target.ca_file) if origin.tls else None
 
-    async def get(path: str) -> http.Exchange:
+    async def get(path: str, max_body_bytes: int) -> http.Exchange:
         return await reach.get_from(
             lookup.all,
             origin,
             base + path,
             deadline_seconds=deadline,
             clock=clock,
-            ssl_context=context,
-            max_body_bytes=MAX_BODY_BYTES,
+            ca_file=target.ca_file,
+            max_body_bytes=max_body_bytes,
         )
 
     async with asyncio.TaskGroup() as group:
-        report_task = group.create_task(get("/healthz-report"))
-        healthz_task = group.create_task(get("/healthz"))
+        report_task = group.create_task(get("/healthz-report", MAX_BODY_BYTES))
+        healthz_task = group.create_task(get("/healthz", MAX_HEALTHZ_BYTES))
     report, healthz = report_task.result(), healthz_task.result()
     facts = _read_report(report, origin)
     facts.address = report.address
     facts.phase_seconds = lookup.phase_seconds | dict(report.phase_seconds)
-    facts.version = report.headers.get(coder_json.BUILD_VERSION_HEADER, "")
+    facts.version = coder_json.read_version(report.headers) or ""
     facts.healthz_ok = healthz.error is None and healthz.status == 200 and healthz.body.strip() == b"OK"
     return facts
 
@@ -124,7 +171,9 @@ def _read_report(exchange: http.Exchange, origin: Origin) -> _Facts:
     if error is not None:
         return _unhealthy(error.reason, f"the report of the workspace proxy broke off: {error.message}")
     if 300 <= status < 400:
-        goal = exchange.headers.get("location", "nowhere")
+        goal = "nowhere"
+        if "location" in exchange.headers:
+            goal = read_location(exchange.headers["location"], origin.scheme).text
         return _unhealthy(Reason.STATUS, f"the report answered status {status}, a redirect to {goal} (not followed)")
     if status != 200:
         said = coder_json.parse_error(exchange.body)

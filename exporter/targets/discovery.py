@@ -6,6 +6,7 @@ kept for a while, so that a failed refresh hides no proxy.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -13,8 +14,8 @@ from exporter.clock import Clock
 from exporter.errors import AuthError, ProbeError, ProtocolError, Reason, StatusError, WireError
 from exporter.health.model import Failure, OffReason
 from exporter.health.workspace_proxy import ListedProxy
+from exporter.log import get_logger
 from exporter.net import coder_json, http, reach
-from exporter.net.tls import load_ssl_context
 from exporter.targets.model import WorkspaceProxiesTarget
 from exporter.targets.url_source import read_url
 from exporter.wire.url import parse_origin
@@ -23,13 +24,18 @@ PATH = "/api/v2/workspaceproxies"
 MAX_BODY_BYTES = 4 * 1024 * 1024
 # A list that could not be refreshed for so many intervals says nothing any more (P17).
 KEPT_INTERVALS = 5
+# More are not probed, and the log says so.
+MAX_PROXIES = 500
+
+_log = get_logger(__name__)
 
 ReadTables = Callable[[float], Awaitable[tuple[ListedProxy, ...]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
-    """The proxies to probe. `age_seconds` is None when no list was ever read, or when it is too old.
+    """The proxies to probe. `age_seconds` is that of the list that was read, None without one (or
+    with one that is too old); configured proxies need none.
 
     `failure`: a source failed this time. `off`: no source can ever give a list, and why.
     """
@@ -38,6 +44,15 @@ class Discovered:
     age_seconds: float | None = None
     failure: Failure | None = None
     off: OffReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What one source gave; all None when there is no such source."""
+
+    proxies: tuple[ListedProxy, ...] | None = None
+    off: OffReason | None = None
+    failure: Failure | None = None
 
 
 class _SourceOff(Exception):
@@ -67,43 +82,58 @@ class ProxyDiscovery:
         """Return the proxies, from fresh lists where they can be had. Raises no ProbeError."""
         target = self._target
         if target.session_token is None and self._read_tables is None:
-            return Discovered(proxies=target.static, age_seconds=0.0)
-        lists: list[tuple[ListedProxy, ...]] = []
-        off: OffReason | None = None
-        failures: list[Failure] = []
-        tables: tuple[ListedProxy, ...] = ()
-        if target.session_token is not None:
-            try:
-                lists.append(await self._read_api(target.session_token.reveal(), deadline_seconds))
-            except _SourceOff as answer:
-                off = answer.reason
-            except ProbeError as error:
-                failures.append(Failure.of(error))
-        if self._read_tables is not None:
-            try:
-                tables = await self._read_tables(deadline_seconds - self._clock.monotonic())
-                lists.append(tables)
-            except AuthError:
-                # it is our role that lacks the right, which is no outage of Coder's
-                off = off or OffReason.FORBIDDEN
-            except ProbeError as error:
-                failures.append(Failure.of(error))
+            return Discovered(proxies=target.static)
+        # side by side: an API that hangs must not eat the time of the tables
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(self._ask(self._read_api(deadline_seconds))),
+                group.create_task(self._ask(self._read_database(deadline_seconds))),
+            ]
+        api, tables = (task.result() for task in asked)
         now = self._clock.monotonic()
-        if lists:
-            self._kept = self._remember_stopped(_merge(lists[0], tables))
+        if api.proxies is not None or tables.proxies is not None:
+            self._remember_stopped(tables.proxies or ())
+            listed = tables.proxies or () if api.proxies is None else api.proxies
+            if len(listed) > MAX_PROXIES:
+                _log.warning("proxies.cut", deployment=target.deployment, listed=len(listed), probed=MAX_PROXIES)
+            self._kept = self._complete(listed[:MAX_PROXIES], tables.proxies or ())
             self._read_monotonic_seconds = now
             # one of two sources is enough; what the other one failed of stands in its own section
             return Discovered(proxies=_with_static(target.static, self._kept), age_seconds=0.0)
-        if not failures:
-            self._kept, self._read_monotonic_seconds = (), None
-            return Discovered(proxies=target.static, age_seconds=0.0, off=None if target.static else off)
+        off = api.off or tables.off
+        failure = api.failure or tables.failure
         age = None if self._read_monotonic_seconds is None else now - self._read_monotonic_seconds
-        if age is not None and age > KEPT_INTERVALS * target.interval_seconds:
+        gone = off in (OffReason.NOT_LICENSED, OffReason.NOT_SUPPORTED) and failure is None
+        if age is not None and (gone or age > KEPT_INTERVALS * target.interval_seconds):
             self._kept, self._read_monotonic_seconds, age = (), None, None
-        return Discovered(proxies=_with_static(target.static, self._kept), age_seconds=age, failure=failures[0])
+        if failure is None and off is OffReason.FORBIDDEN and age is not None:
+            # what was read is still good: a login that is refused now may be a passing trouble
+            failure = Failure(reason=Reason.AUTH, message="the list is refused: the token or the role lacks the right")
+        if failure is None:
+            return Discovered(proxies=target.static, off=None if target.static else off)
+        return Discovered(proxies=_with_static(target.static, self._kept), age_seconds=age, failure=failure)
 
-    async def _read_api(self, token: str, deadline_seconds: float) -> tuple[ListedProxy, ...]:
+    async def _ask(self, reading: Awaitable[tuple[ListedProxy, ...] | None]) -> _Answer:
+        try:
+            return _Answer(proxies=await reading)
+        except _SourceOff as answer:
+            return _Answer(off=answer.reason)
+        except ProbeError as error:
+            return _Answer(failure=Failure.of(error))
+
+    async def _read_database(self, deadline_seconds: float) -> tuple[ListedProxy, ...] | None:
+        if self._read_tables is None:
+            return None
+        try:
+            return await self._read_tables(deadline_seconds - self._clock.monotonic())
+        except AuthError as error:
+            # it is our role that lacks the right, which is no outage of Coder's
+            raise _SourceOff(OffReason.FORBIDDEN) from error
+
+    async def _read_api(self, deadline_seconds: float) -> tuple[ListedProxy, ...] | None:
         target = self._target
+        if target.session_token is None:
+            return None
         try:
             origin = parse_origin(await read_url(target.access_url))
         except WireError as error:
@@ -113,25 +143,37 @@ class ProxyDiscovery:
             PATH,
             deadline_seconds=deadline_seconds,
             clock=self._clock,
-            ssl_context=await load_ssl_context(target.ca_file) if origin.tls else None,
-            headers={coder_json.TOKEN_HEADER: token},
+            ca_file=target.ca_file,
+            headers={coder_json.TOKEN_HEADER: target.session_token.reveal()},
             max_body_bytes=MAX_BODY_BYTES,
         )
         if exchange.error is not None:
             raise exchange.error
         return _read_answer(exchange)
 
-    def _remember_stopped(self, proxies: tuple[ListedProxy, ...]) -> tuple[ListedProxy, ...]:
+    def _remember_stopped(self, rows: tuple[ListedProxy, ...]) -> None:
         """Rows of stopped replicas vanish within 30 minutes: a proxy that was seen stopped stays so
-        until it registers again, which moves its `updated_at`."""
-        for proxy in proxies:
-            if proxy.stopped:
-                self._stopped[proxy.id] = proxy.updated_at
-            elif proxy.stopped is False or self._stopped.get(proxy.id) != proxy.updated_at:
-                self._stopped.pop(proxy.id, None)
-        for gone in self._stopped.keys() - {proxy.id for proxy in proxies}:
+        until it registers again, which moves the `updated_at` of its row."""
+        for row in rows:
+            if row.stopped:
+                self._stopped[row.id] = row.updated_at
+            elif row.stopped is False or self._stopped.get(row.id) != row.updated_at:
+                self._stopped.pop(row.id, None)
+
+    def _complete(self, listed: tuple[ListedProxy, ...], rows: tuple[ListedProxy, ...]) -> tuple[ListedProxy, ...]:
+        """Add what only the tables know, now or from before."""
+        known = {row.id: row for row in rows}
+        for gone in self._stopped.keys() - {proxy.id for proxy in listed}:
             del self._stopped[gone]
-        return tuple(replace(proxy, stopped=True) if proxy.id in self._stopped else proxy for proxy in proxies)
+        return tuple(
+            replace(
+                proxy,
+                stopped=True if proxy.id in self._stopped else (row.stopped if row is not None else None),
+                region_id=row.region_id if row is not None else proxy.region_id,
+            )
+            for proxy in listed
+            for row in (known.get(proxy.id),)
+        )
 
 
 def _read_answer(exchange: http.Exchange) -> tuple[ListedProxy, ...]:
@@ -158,20 +200,21 @@ def _read_answer(exchange: http.Exchange) -> tuple[ListedProxy, ...]:
     raise kind(f"GET {PATH} answered status {status}{detail}")
 
 
-def _merge(listed: tuple[ListedProxy, ...], tables: tuple[ListedProxy, ...]) -> tuple[ListedProxy, ...]:
-    """Add what only the tables know. Their `updated_at` moves with every registration and is
-    compared with itself, so it always comes from there when it can."""
-    known = {proxy.id: proxy for proxy in tables}
-    return tuple(
-        replace(proxy, stopped=row.stopped, region_id=row.region_id, updated_at=row.updated_at)
-        if (row := known.get(proxy.id)) is not None
-        else proxy
-        for proxy in listed
-    )
-
-
 def _with_static(static: tuple[ListedProxy, ...], found: tuple[ListedProxy, ...]) -> tuple[ListedProxy, ...]:
-    """Put configured proxies first; one that was also found is probed once, as configured."""
+    """Put configured proxies first; one that was also found is probed once, as configured.
+
+    Names are unique in Coder. Where a list has one twice all the same, each but the first bears its
+    id too, so that none hides another one.
+    """
+    configured = {proxy.name for proxy in static}
     ids = {proxy.id for proxy in static}
-    names = {proxy.name for proxy in static}
-    return static + tuple(proxy for proxy in found if proxy.id not in ids and proxy.name not in names)
+    names = set(configured)
+    told_apart = []
+    for proxy in found:
+        if proxy.id in ids or proxy.name in configured:
+            continue
+        ids.add(proxy.id)
+        name = proxy.name if proxy.name not in names else f"{proxy.name} ({proxy.id})"
+        names.add(name)
+        told_apart.append(replace(proxy, name=name))
+    return (*static, *told_apart)

@@ -82,7 +82,11 @@ class AccessURLTarget(HTTPTarget):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSocketTarget(HTTPTarget):
-    pass
+    """With a token the echo is tried, and then perhaps the open socket: each has the timeout."""
+
+    @property
+    def run_limit_seconds(self) -> float:
+        return 2 * self.timeout_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +101,12 @@ class DatabaseTarget(Target):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkspaceProxiesTarget(HTTPTarget):
     """All proxies of a deployment: one round. The list comes from the configuration, from the API
-    (with a session token) and from the tables (with a database URL)."""
+    (with a session token) and from the tables (with a database URL). The timeout is that of the
+    list, and then that of each proxy; a list of hundreds is probed in two parts."""
 
     static: tuple[ListedProxy, ...] = ()
     database_url: Secret | None = None
 
     @property
     def run_limit_seconds(self) -> float:
-        return 2 * self.timeout_seconds
+        return 3 * self.timeout_seconds

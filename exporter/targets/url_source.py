@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import stat
 from pathlib import Path
 
 from exporter.errors import ProbeError, Reason
@@ -28,5 +31,11 @@ async def read_url(source: AccessURL) -> str:
 
 
 def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_MAX_BYTES).decode("utf-8", "replace").strip()
+    # without waiting: a pipe that nobody writes to would hold a thread, and with it our end
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return os.read(file, _MAX_BYTES).decode("utf-8", "replace").strip()
+    finally:
+        os.close(file)

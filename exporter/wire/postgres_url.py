@@ -14,9 +14,10 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 from urllib.parse import quote
 
 from exporter.errors import WireError
@@ -27,6 +28,9 @@ DEFAULT_PORT = 5432
 SCHEMES = ("postgres", "postgresql")
 _WANTED = "write it like postgres://USER:PASSWORD@db.example.com:5432/coder?sslmode=verify-full"
 _ENCODE = "percent-encode special characters in user and password (@ is %40, / is %2F, # is %23, ? is %3F)"
+
+
+T = TypeVar("T")
 
 
 class TLSMode(StrEnum):
@@ -327,9 +331,54 @@ def _mention(name: str, speakable: bool) -> str:
     return f"the parameter {name}" if known or (speakable and _NAME.match(name)) else "a parameter"
 
 
+class PostgresURLError(WireError):
+    """Everything that is wrong with the parameters, a sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
 def _build(parameters: dict[str, str], speakable: bool) -> PostgresURL:
     if "dbname" in parameters and "database" in parameters:
         del parameters["dbname"]
+    problems: list[str] = []
+
+    def attempt(build: Callable[[], T], otherwise: T) -> T:
+        """Go on after a problem, so that all are told at once."""
+        try:
+            return build()
+        except WireError as error:
+            problems.append(str(error))
+            return otherwise
+
+    settings, ignored = _sort_parameters(parameters, speakable, problems)
+    password = parameters.get("password")
+    url = PostgresURL(
+        endpoints=attempt(lambda: _build_endpoints(parameters), ()),
+        user=parameters.get("user") or None,
+        password=Secret(password) if password else None,
+        database=parameters.get("database") or parameters.get("dbname") or None,
+        tls=attempt(lambda: _build_tls(parameters), TLSOptions()),
+        settings=settings,
+        connect_timeout_seconds=attempt(lambda: _parse_connect_timeout(parameters.get("connect_timeout")), None),
+        session_attributes=attempt(
+            lambda: SessionAttributes(
+                _choose(parameters, "target_session_attrs", tuple(SessionAttributes), SessionAttributes.ANY)
+            ),
+            SessionAttributes.ANY,
+        ),
+        ignored=tuple(ignored),
+    )
+    if problems:
+        raise PostgresURLError(problems)
+    return url
+
+
+def _sort_parameters(
+    parameters: Mapping[str, str], speakable: bool, problems: list[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return run-time settings for the server, and the names of what means nothing here."""
     settings: dict[str, str] = {}
     ignored = []
     for name, value in parameters.items():
@@ -338,32 +387,19 @@ def _build(parameters: dict[str, str], speakable: bool) -> PostgresURL:
         if name in _IGNORED or value in _HARMLESS_VALUES.get(name, ()):
             ignored.append(name)
         elif name in _HARMLESS_VALUES:
-            raise WireError(f"the parameter {name} can only be {' or '.join(_HARMLESS_VALUES[name])} here")
+            problems.append(f"the parameter {name} can only be {' or '.join(_HARMLESS_VALUES[name])} here")
         elif name in _NOT_SUPPORTED:
-            raise WireError(f"the parameter {name} cannot be used: {_NOT_SUPPORTED[name]}")
+            problems.append(f"the parameter {name} cannot be used: {_NOT_SUPPORTED[name]}")
         elif name.lower() in RUNTIME_SETTINGS or ("." in name and speakable and _NAME.match(name)):
             settings[name] = value
         else:
-            raise WireError(_unknown(name, speakable))
+            problems.append(_unknown(name, speakable))
     for name in ("application_name", "fallback_application_name"):
         if parameters.get(name):
             settings.setdefault("application_name", parameters[name])
     if parameters.get("options"):
         settings["options"] = parameters["options"]
-    password = parameters.get("password")
-    return PostgresURL(
-        endpoints=_build_endpoints(parameters),
-        user=parameters.get("user") or None,
-        password=Secret(password) if password else None,
-        database=parameters.get("database") or parameters.get("dbname") or None,
-        tls=_build_tls(parameters),
-        settings=settings,
-        connect_timeout_seconds=_parse_connect_timeout(parameters.get("connect_timeout")),
-        session_attributes=SessionAttributes(
-            _choose(parameters, "target_session_attrs", tuple(SessionAttributes), SessionAttributes.ANY)
-        ),
-        ignored=tuple(ignored),
-    )
+    return settings, ignored
 
 
 def _unknown(name: str, speakable: bool) -> str:

@@ -6,6 +6,7 @@ import functools
 import ipaddress
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from exporter.errors import WireError
 
@@ -102,3 +103,31 @@ def _parse_name(text: str) -> str:
     if not _NAME.fullmatch(bare) or len(bare) > 253 or not all(0 < len(label) <= 63 for label in bare.split(".")):
         raise _refuse(_BAD_HOST)
     return host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where a redirect goes, fit to be shown: without user, password, query and fragment, which may
+    hold secrets. `host` is None for a path on the same server, and empty when nobody can tell."""
+
+    text: str
+    host: str | None
+
+
+def read_location(location: str, scheme: str, *, max_chars: int = 200) -> Location:
+    """Return what a Location header means, seen from a URL of that scheme. Never raises."""
+    absolute = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", location)
+    if absolute is None and not re.match(r"[/\\]{2}", location):
+        return Location(text=_show(re.split("[?#]", location)[0], max_chars), host=None)
+    try:
+        origin = parse_origin(location if absolute is not None else f"{scheme}:{location}")
+    except WireError:
+        # browsers make something of most of these: what, is not ours to guess
+        return Location(text=_show(re.split("[?#]", location)[0].rpartition("@")[2], max_chars), host="")
+    path = urlsplit(location).path if absolute is not None or location.startswith("//") else ""
+    return Location(text=_show(f"{origin}{path}", max_chars), host=origin.host)
+
+
+def _show(text: str, max_chars: int) -> str:
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= max_chars else text[:max_chars] + "..."

@@ -85,8 +85,8 @@ def test_defaults(load: Callable[[str], Config]) -> None:
     [
         (30.0, 5.0, "", ""),
         (30.0, 5.0, "global: {timeout: 20s}", ""),
-        (2.0, 2.0, "global: {interval: 2s}", ""),
-        (3.0, 3.0, "", "interval: 3s"),
+        (2.0, 1.8, "global: {interval: 2s}", ""),
+        (3.0, 2.7, "", "interval: 3s"),
         (3.0, 2.5, "", "interval: 3s, timeout: 2.5s"),
         (30.0, 30.0, "", "timeout: 30s"),
         (60.0, 45.0, "global: {interval: 1m}", "timeout: 45s"),

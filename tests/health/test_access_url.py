@@ -189,3 +189,20 @@ def test_the_facts_shown_are_those_of_the_better_family() -> None:
     )
     assert result.best is not None
     assert "ipv4" == result.best.family
+
+
+def test_plain_http_has_no_certificate_to_judge() -> None:
+    """Without TLS a certificate that was about to end is over; with TLS it is only not seen."""
+    assert "XACS03" not in judge(attempt(), tls=False).not_judged
+    assert "XACS03" in judge(lost(), tls=True).not_judged
+
+
+def test_nobody_knows_who_it_is_while_nobody_can_be_asked() -> None:
+    """XACS04 stays as it is while build info gives no answer in good order."""
+    assert "XACS04" in judge(attempt(coder_version=None), says_coder=None).not_judged
+    assert "XACS04" not in judge(attempt()).not_judged
+
+
+def test_the_dot_of_the_root_makes_no_other_host() -> None:
+    """A trailing dot in the URL is no other name."""
+    assert {} == seen(judge(attempt(), host="coder.example.com."))

@@ -96,17 +96,10 @@ def test_a_list_of_another_shape_is_refused(body: bytes) -> None:
         coder_json.parse_workspace_proxies(body)
 
 
-def test_too_many_proxies_are_refused() -> None:
-    """A list without end costs no memory and no probes."""
-    entries = [{"id": str(n), "name": f"p{n}"} for n in range(501)]
-    with pytest.raises(WireError, match="501"):
-        coder_json.parse_workspace_proxies(json.dumps({"regions": entries}).encode())
-
-
 def test_long_texts_are_cut() -> None:
     """What a server says is kept in bounded length."""
-    report = coder_json.parse_proxy_report(json.dumps({"errors": ["x" * 10_000] * 100}).encode())
-    assert (50, 503) == (len(report.errors), len(report.errors[0]))
+    report = coder_json.parse_proxy_report(json.dumps({"errors": ["x" * 10_000] * 2000}).encode())
+    assert (1000, 503) == (len(report.errors), len(report.errors[0]))
 
 
 @given(

@@ -614,7 +614,12 @@ async def test_works_through_pgbouncer(server: PostgresServer, pooler: int) -> N
             assert [0, 1, 2] == await each.run(talk, timeout_seconds=PATIENCE_SECONDS)
         session.drop()
         await session.connect(timeout_seconds=PATIENCE_SECONDS)
-    log = (server.directory / sorted(server.directory.glob("pgbouncer-*"))[-1] / "log").read_text()
+    (directory,) = (
+        path.parent
+        for path in server.directory.glob("pgbouncer-*/pgbouncer.ini")
+        if f"listen_port = {pooler}\n" in path.read_text()
+    )
+    log = (directory / "log").read_text()
     assert log.count("closing because: unsupported startup parameter") == 2  # once a session, not once a connection
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from exporter.clock import SystemClock
 from exporter.errors import Phase, Reason
 from exporter.health.access_url import AccessURLResult, URLProblem
 from exporter.health.model import Section
-from exporter.probes import access_url
-from exporter.probes.access_url import IdentityMemory, probe
+from exporter.probes import identity
+from exporter.probes.access_url import probe
+from exporter.probes.identity import IdentityMemory
 from exporter.targets.model import AccessURL, AccessURLTarget
 from tests.support.clock import FakeClock
 from tests.support.raw_http import RawServer, hang, json_response, response
@@ -72,25 +74,22 @@ async def test_build_info_is_asked_again_after_a_while() -> None:
     async with RawServer({"/healthz": OK, "/api/v2/buildinfo": BUILD_INFO}) as server:
         for _ in range(3):
             await probe(make_target(server.url), clock=clock, memory=memory)
-            await clock.advance(access_url.IDENTITY_INTERVAL_SECONDS / 2)
+            await clock.advance(identity.INTERVAL_SECONDS / 2)
         assert 2 == server.asked.count("/api/v2/buildinfo")
 
 
 @pytest.mark.parametrize(
-    ("location", "host"),
+    ("location", "shown", "host"),
     [
-        ("/login", None),
-        ("login?next=//evil.example.org", None),
-        ("https://SSO.example.org/x", "sso.example.org"),
-        ("//sso.example.org/x", "sso.example.org"),
-        ("https://[bad", None),
+        ("/login", "/login", None),
+        ("https://SSO.example.org/x?token=secret", "https://sso.example.org/x", "sso.example.org"),
     ],
 )
-async def test_no_redirect_is_followed(location: str, host: str | None) -> None:
+async def test_no_redirect_is_followed(location: str, shown: str, host: str | None) -> None:
     """A redirect is told, with the host that it names, and its target is not asked."""
     async with RawServer({"/healthz": response(302, Location=location), "/login": OK}) as server:
         (attempt,) = (await run(make_target(server.url))).attempts
-    assert (302, location, host) == (attempt.status, attempt.location, attempt.redirect_host)
+    assert (302, shown, host) == (attempt.status, attempt.location, attempt.redirect_host)
     assert "/login" not in server.asked
 
 
@@ -180,3 +179,40 @@ async def test_localhost_is_probed_in_both_families() -> None:
     assert Phase.RESOLVE in result.phase_seconds
     assert result.best is not None
     assert "ipv4" == result.best.family
+
+
+async def test_a_build_info_that_hangs_is_not_asked_with_every_run() -> None:
+    """What was measured is measured: one run waits for half its time, the next ones do not ask."""
+    memory = IdentityMemory()
+    async with RawServer({"/healthz": OK, "/api/v2/buildinfo": hang}) as server:
+        target = make_target(server.url, timeout_seconds=0.5)
+        for _ in range(3):
+            result = await probe(target, clock=SystemClock(), memory=memory)
+            assert result.attempts[0].up
+        assert 1 == server.asked.count("/api/v2/buildinfo")
+    assert result.identity is None
+
+
+async def test_what_was_known_of_another_server_is_forgotten() -> None:
+    """A new access URL, and an answer that is no build info any more, end what was known."""
+    memory = IdentityMemory()
+    async with (
+        RawServer({"/healthz": OK, "/api/v2/buildinfo": BUILD_INFO}) as old,
+        RawServer({"/healthz": OK, "/api/v2/buildinfo": json_response("{}", X_Coder_Build_Version="v2.26.0")}) as new,
+    ):
+        assert "d0b4" == (await run(make_target(old.url), memory)).expected_deployment_id
+        result = await run(make_target(new.url), memory)
+        assert (None, None, True) == (result.identity, result.expected_deployment_id, result.says_coder)
+        old.answers["/api/v2/buildinfo"] = BUILD_INFO
+        assert (await run(make_target(old.url), memory)).identity is not None
+        old.answers |= {"/healthz": response(200, b"OK"), "/api/v2/buildinfo": response(404, b"no such page")}
+        result = await run(make_target(old.url), memory)
+    assert (None, False) == (result.identity, result.says_coder)
+
+
+async def test_a_missing_ca_file_is_a_tls_failure(tmp_path: Path) -> None:
+    """A file of authorities that is gone fails the run; it is no bug of ours."""
+    target = replace(make_target("https://127.0.0.1:9"), ca_file=tmp_path / "gone.pem")
+    result = await run(target)
+    assert result.attempts[0].failure is not None
+    assert Reason.TLS is result.attempts[0].failure.reason

@@ -21,6 +21,7 @@ from exporter.health.settle import Policy
 from exporter.health.workspace_proxy import ListedProxy, ProxyResult, ProxyStatus, RoundResult, assess_proxy
 from exporter.metrics.negotiation import Format
 from exporter.net import coder_json
+from exporter.probes import workspace_proxy
 from exporter.probes.workspace_proxy import probe
 from exporter.secret import Secret
 from exporter.targets.discovery import KEPT_INTERVALS, ProxyDiscovery
@@ -107,6 +108,22 @@ async def test_p01_a_bad_url_is_its_proxys_own_trouble() -> None:
     assert "invalid" in found.proxies[0].errors[0]
 
 
+async def test_p01_a_bug_that_shows_with_one_proxy_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy whose probe breaks is EUNKNOWN, and the others have their results."""
+    measure = workspace_proxy._measure
+
+    async def broken(proxy: ListedProxy, *args: object) -> object:
+        if proxy.name == "bad":
+            raise LookupError("a bug")
+        return await measure(proxy, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workspace_proxy, "_measure", broken)
+    async with RawServer({"/healthz-report": GOOD, "/healthz": OK}) as server:
+        found = await play(make_target(listed("bad", server.url), listed("eu", server.url)))
+    assert [ProxyStatus.UNKNOWN, ProxyStatus.OK] == [proxy.status for proxy in found.proxies]
+    assert ["EUNKNOWN"] == [finding.code for finding in assess_proxy(found.proxies[0]).findings]
+
+
 @pytest.mark.parametrize("url", ["http://", "ftp://eu", "http://eu:99999", "\x00", "http://u:p@eu", "http://e u", "//"])
 async def test_p02_every_proxy_has_a_result(url: str) -> None:
     """Whatever stands in the URL column, there is a verdict and no crash."""
@@ -125,7 +142,7 @@ async def test_p03_a_round_that_breaks_publishes_nothing_of_its_own(monkeypatch:
         async def broken(*args: object, **kwargs: object) -> None:
             raise LookupError("a bug")
 
-        monkeypatch.setattr("exporter.probes.workspace_proxy._probe_proxy", broken)
+        monkeypatch.setattr(ProxyDiscovery, "refresh", broken)
         await check_proxies(application)
         assert [1.0] == list(before.values())
         assert before == scrape(application, "coderd_proxyhealth_health_check_results")
@@ -370,7 +387,11 @@ async def test_p19_a_proxy_that_was_stopped_is_told_from_one_that_broke() -> Non
     row = listed("eu", "http://127.0.0.1:9", stopped=True, updated_at="10:00", source="tables")
     rows = [row]
 
+    gone = [False]
+
     async def read_tables(timeout_seconds: float) -> tuple[ListedProxy, ...]:
+        if gone[0]:
+            raise ConnectError("the database is gone")
         return tuple(rows)
 
     target = make_target(timeout_seconds=1.0)
@@ -382,6 +403,10 @@ async def test_p19_a_proxy_that_was_stopped_is_told_from_one_that_broke() -> Non
 
     assert ["XWP03"] == await codes()
     rows[0] = listed("eu", "http://127.0.0.1:9", stopped=None, updated_at="10:00", source="tables")
+    assert ["XWP03"] == await codes()
+    gone[0] = True  # a run without the tables forgets nothing
+    assert ["XWP03"] == await codes()
+    gone[0] = False
     assert ["XWP03"] == await codes()
     rows[0] = listed("eu", "http://127.0.0.1:9", stopped=None, updated_at="10:45", source="tables")
     assert ["EWP04"] == await codes()

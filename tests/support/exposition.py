@@ -106,7 +106,7 @@ class World:
         policy: Policy = AT_ONCE,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        self.snapshot = Snapshot(started_timestamp_seconds=START)
+        self.snapshot = Snapshot()
         self.own = OwnMetrics(version="1.2.3", revision="abc", config_timestamp_seconds=START)
         self.board = Board(snapshot=self.snapshot, own=self.own, thresholds=thresholds or {})
         self._runs = itertools.count(1)
@@ -120,7 +120,9 @@ class World:
         """Commit a round of a section: one result a target. `more` as `health`."""
         run = next(self._runs)
         healths = [health(deployment, section, name, result, run=run, **more) for name, result in results.items()]
-        return self.board.show(self.snapshot.commit(f"{deployment}/{section}", healths, now=START + run * 30.0))
+        return self.board.show(
+            self.snapshot.commit(f"{deployment}/{section}", healths, now=START + run * 30.0, elapsed_seconds=run * 30.0)
+        )
 
     def retire(self, deployment: str, section: Section) -> None:
         self.board.show(self.snapshot.retire(f"{deployment}/{section}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from exporter.clock import SystemClock
@@ -14,7 +16,7 @@ from exporter.health.workspace_proxy import ListedProxy
 from exporter.secret import Secret
 from exporter.targets.discovery import PATH, Discovered, ProxyDiscovery, ReadTables
 from exporter.targets.model import AccessURL, WorkspaceProxiesTarget
-from tests.support.raw_http import RawServer, json_response, response
+from tests.support.raw_http import RawServer, hang, json_response, response
 
 TOKEN = Secret("abcdefghij-0123456789012345678901")
 STATIC = ListedProxy(id="s", name="static", url="https://static.example.com")
@@ -188,3 +190,40 @@ async def test_a_configured_proxy_is_probed_once() -> None:
         assert ["https://here.example.com"] == [
             proxy.url for proxy in (await discover(server.url, static=(same_name,))).proxies
         ]
+
+
+async def test_an_api_that_hangs_does_not_eat_the_time_of_the_tables() -> None:
+    """Both sources are asked side by side."""
+    async with RawServer({PATH: hang}) as server:
+        clock = SystemClock()
+        target = WorkspaceProxiesTarget(
+            deployment="prod",
+            section=Section.WORKSPACE_PROXY,
+            interval_seconds=30.0,
+            timeout_seconds=0.5,
+            access_url=AccessURL(url=server.url),
+            session_token=TOKEN,
+        )
+        left = []
+
+        async def read(timeout_seconds: float) -> tuple[ListedProxy, ...]:
+            left.append(timeout_seconds)
+            return (EU,)
+
+        discovery = ProxyDiscovery(target, clock=clock, read_tables=read)
+        found = await discovery.refresh(clock.monotonic() + 0.5)
+    assert (["eu"], None) == (names(found), found.failure)
+    assert left[0] > 0.4
+
+
+async def test_names_that_stand_twice_are_told_apart() -> None:
+    """No proxy hides another one of the same name; one id is one proxy."""
+    entries = [{"id": "1", "name": "eu"}, {"id": "2", "name": "eu"}, {"id": "1", "name": "again"}]
+    async with RawServer({PATH: json_response(json.dumps({"regions": entries}))}) as server:
+        assert ["eu", "eu (2)"] == names(await discover(server.url))
+
+
+async def test_configured_proxies_need_no_list() -> None:
+    """Where nothing lists proxies, no list has an age."""
+    found = await discover("http://127.0.0.1:9", token=None, static=(STATIC,))
+    assert (["static"], None, None) == (names(found), found.age_seconds, found.failure)

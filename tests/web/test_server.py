@@ -281,7 +281,7 @@ async def test_it_stops_in_time_although_clients_hang() -> None:
     assert received < 512 * 65536
     half_writer.close()
     deaf_writer.close()
-    with pytest.raises(OSError, match="Connect call failed"):
+    with pytest.raises(OSError, match=r"[Cc]onnect.* (failed|refused)"):
         await connect(url)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import WireError
-from exporter.wire.url import Origin, parse_origin
+from exporter.wire.url import Location, Origin, parse_origin, read_location
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,30 @@ def test_any_text_is_an_origin_or_a_wire_error(text: str) -> None:
     assert origin.host.isprintable()
     assert not set(origin.host) & set(" /?#@[]")
     assert origin == parse_origin(str(origin))
+
+
+@pytest.mark.parametrize(
+    ("location", "text", "host"),
+    [
+        ("/login", "/login", None),
+        ("login?next=//evil.example.org", "login", None),
+        ("https://SSO.example.org/x?token=1#y", "https://sso.example.org/x", "sso.example.org"),
+        ("//sso.example.org:8443/x", "https://sso.example.org:8443/x", "sso.example.org"),
+        ("https://svc:hunter2@idp.example.org/cb?access_token=2", "idp.example.org/cb", ""),
+        ("https://[bad", "https://[bad", ""),
+        ("https:/evil", "https:/evil", ""),
+        ("\\\\evil", "\\\\evil", ""),
+        ("javascript:alert(1)", "javascript:alert(1)", ""),
+        ("/a\x1b[31m\n", "/a?[31m?", None),
+        ("/" + "x" * 1000, "/" + "x" * 199 + "...", None),
+    ],
+)
+def test_a_location_is_shown_without_secrets(location: str, text: str, host: str | None) -> None:
+    """User, password, query and fragment go; a host that nobody can tell is another host."""
+    assert Location(text=text, host=host) == read_location(location, "https")
+
+
+@given(location=st.text(max_size=80))
+def test_any_location_is_read(location: str) -> None:
+    """Nothing that a server sends makes reading it fail, or long."""
+    assert len(read_location(location, "https").text) <= 203
