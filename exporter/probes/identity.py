@@ -14,7 +14,7 @@ from exporter.wire.url import Origin
 PATH = "/api/v2/buildinfo"
 # Who answers hardly changes, and each request costs a connection: a new look at this pace is
 # enough, and at once when the version changes or nothing says Coder.
-INTERVAL_SECONDS = 300.0
+INTERVAL_SECONDS = 60.0
 # A server that did not answer it is not asked with every run: that would make each run slow.
 RETRY_SECONDS = 60.0
 MAX_BODY_BYTES = 64 * 1024
