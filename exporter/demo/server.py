@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from exporter.demo.listener import ADDRESSES, Listener
 _SHUTDOWN_SECONDS = 0.1
 
 
-class SimulatedServer:
+class SimulatedServer(ABC):
     """Serves the routes of a subclass until it is left.
 
     Args:
@@ -48,9 +49,9 @@ class SimulatedServer:
         self._runner: web.AppRunner | None = None
         self._listener: Listener | None = None
 
+    @abstractmethod
     def routes(self) -> list[web.RouteDef]:
         """Return what this server answers."""
-        raise NotImplementedError
 
     @property
     def listener(self) -> Listener:

@@ -197,6 +197,7 @@ async def test_a_peer_that_takes_nothing_does_not_hold_the_socket() -> None:
         released.set()
         async with asyncio.timeout(5):
             await server.script_done.wait()
+        assert 0 == connection.write_buffer_bytes
 
 
 async def test_a_broken_connection_is_told_with_what_was_being_done() -> None:

@@ -52,10 +52,15 @@ class RawServer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        # a connection that was just accepted gets its task some turns of the loop later; a server
+        # that closes in between loses it (asyncio of Python 3.11)
+        for _ in range(10):
+            await asyncio.sleep(0)
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     async def wait_until_asked(self, path: str, count: int = 1) -> None:
