@@ -81,6 +81,8 @@ class Application:
         self.plan = plan(config)
         self.clock = clock
         self._on_change = on_change
+        # asked once: most exporters do not log their runs, and each run would pay for the question
+        self._logs_runs: bool = _log.is_enabled_for(logging.DEBUG)
         self._started_timestamp = clock.now()
         self._started = clock.monotonic()
         self._sessions: dict[str, Session] = {}
@@ -125,10 +127,12 @@ class Application:
                 group.create_task(self._check(target))
 
     async def close(self) -> None:
-        """Give back what runs kept open."""
-        while self._sessions:
-            _, session = self._sessions.popitem()
-            await session.close()
+        """Give back what runs kept open, side by side: each may take its time to say goodbye."""
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        async with asyncio.TaskGroup() as group:
+            for session in sessions:
+                group.create_task(session.close())
 
     def web(self, telemetry_path: str = DEFAULT_TELEMETRY_PATH) -> Any:
         """Return the HTTP application that shows this exporter."""
@@ -191,7 +195,7 @@ class Application:
                     for name, value in (("deployment", key.section_key.deployment), ("target", key.name))
                 },
             )
-        for entry in commit.entries if _log.is_enabled_for(logging.DEBUG) else ():
+        for entry in commit.entries if self._logs_runs else ():
             health = entry.health
             _log.debug(
                 "run.finished",
@@ -236,6 +240,9 @@ class Application:
             if not version:
                 continue
             seen = self._versions.setdefault(health.key, {})
+            if len(seen) == 1 and version in seen:
+                seen[version] = now
+                continue
             # the latest one stays known, however long ago: an interval or an outage is no roll-out
             latest = max(seen, key=seen.__getitem__, default=None)
             lately = {

@@ -97,18 +97,23 @@ class AccessURLResult:
 
     @property
     def best(self) -> FamilyAttempt | None:
-        """The attempt whose facts stand for the run: a good one, else one that got a whole answer,
-        else one that this host had a route for, else the first."""
-        if len(self.attempts) == 1:
-            return self.attempts[0]
-        for wanted in (
-            [attempt for attempt in self.attempts if attempt.up],
-            [attempt for attempt in self.attempts if attempt.status is not None and attempt.failure is None],
-            [attempt for attempt in self.attempts if not attempt.no_route],
-        ):
-            if wanted:
-                return wanted[0]
-        return self.attempts[0] if self.attempts else None
+        """The attempt whose facts stand for the run."""
+        return choose_best(self.attempts)
+
+
+def choose_best(attempts: tuple[FamilyAttempt, ...]) -> FamilyAttempt | None:
+    """Return a good attempt, else one that got a whole answer, else one that this host had a route
+    for, else the first; None when there is none."""
+    if len(attempts) == 1:
+        return attempts[0]
+    for wanted in (
+        [attempt for attempt in attempts if attempt.up],
+        [attempt for attempt in attempts if attempt.status is not None and attempt.failure is None],
+        [attempt for attempt in attempts if not attempt.no_route],
+    ):
+        if wanted:
+            return wanted[0]
+    return attempts[0] if attempts else None
 
 
 def assess(result: AccessURLResult, *, certificate_warning_seconds: float, certificate_error_seconds: float) -> Report:

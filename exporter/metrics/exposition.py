@@ -39,13 +39,14 @@ class Exposition:
         Raises:
             KeyError: There is no such family.
         """
-        for family in self._families_of.get(owner, ()):
-            if not pieces.get(family):
+        families = tuple(family for family, text in pieces.items() if text)
+        before = self._families_of.get(owner, ())
+        if families != before:
+            for family in set(before).difference(families):
                 del self._pieces[family][owner]
-        for family, text in pieces.items():
-            if text:
-                self._pieces[family][owner] = text.encode()
-        self._families_of[owner] = tuple(family for family, text in pieces.items() if text)
+        for family in families:
+            self._pieces[family][owner] = pieces[family].encode()
+        self._families_of[owner] = families
 
     def remove(self, owner: Hashable) -> None:
         """Forget everything of an owner; nothing happens when there is nothing."""

@@ -8,7 +8,7 @@ import asyncio
 
 from exporter.clock import Clock
 from exporter.errors import Phase, ProbeError, Reason, WireError
-from exporter.health.access_url import AccessURLResult, FamilyAttempt, URLProblem
+from exporter.health.access_url import AccessURLResult, FamilyAttempt, URLProblem, choose_best
 from exporter.health.model import Failure
 from exporter.net import coder_json, reach
 from exporter.probes.identity import IdentityMemory
@@ -59,10 +59,8 @@ async def probe(target: AccessURLTarget, *, clock: Clock, memory: IdentityMemory
                 for family, addresses in families
             ]
         attempts = tuple(task.result() for task in tasks)
-    result = AccessURLResult(
-        host=origin.host, attempts=attempts, phase_seconds={}, measured_timestamp_seconds=clock.now()
-    )
-    best = result.best
+    measured_timestamp = clock.now()
+    best = choose_best(attempts)
     if best is not None and best.status is not None:
         await memory.learn(best, origin, target, deadline_seconds=deadline, clock=clock)
     phases = lookup.phase_seconds | dict(best.phase_seconds if best is not None else {})
@@ -74,7 +72,7 @@ async def probe(target: AccessURLTarget, *, clock: Clock, memory: IdentityMemory
         identity=memory.identity,
         expected_deployment_id=target.deployment_id or memory.first_deployment_id,
         phase_seconds=phases,
-        measured_timestamp_seconds=result.measured_timestamp_seconds,
+        measured_timestamp_seconds=measured_timestamp,
     )
 
 

@@ -1,9 +1,12 @@
-"""CPU of one probe: ours against blackbox's, both as real processes, on the same nginx.
+"""CPU of one probe: ours against blackbox's, both as real processes, at once, on the same nginx.
 
 Ours is the whole way: ticker, probe, judgement, snapshot, metrics, and a scrape every ten seconds.
 Blackbox's is its module http_2xx, asked over kept connections by a client that is not counted. Both
 make a fresh connection for each probe, verify the certificate, and are paced alike. The kernel's
 user and system time of the process, divided by the probes done in the same span, is the figure.
+
+They run at the same time, since what a machine gives changes from one minute to the next: absolute
+figures differ by half from run to run, the ratio of a pair hardly does.
 """
 
 from __future__ import annotations
@@ -25,21 +28,28 @@ from tests.bench.scraping import count_series_sum
 SCRAPE_SECONDS = 10.0
 _CLIENTS = 8
 
-Who = Literal["uvloop", "asyncio", "blackbox"]
+EventLoop = Literal["uvloop", "asyncio"]
+_EVENT_LOOPS: tuple[EventLoop, ...] = ("uvloop", "asyncio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeCost:
-    """CPU seconds a probe, one value a repetition."""
+    """CPU seconds a probe, one value a repetition, of ours on an event loop and of blackbox beside it."""
 
-    who: Who
+    event_loop: EventLoop
     scheme: str
     host: str
-    cpu_seconds: tuple[float, ...]
+    ours: tuple[float, ...]
+    blackbox: tuple[float, ...]
 
     @property
-    def median_seconds(self) -> float:
-        return median(self.cpu_seconds)
+    def ratios(self) -> list[float]:
+        """Ours in parts of blackbox's, pair by pair."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.blackbox, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
 
 
 def measure(
@@ -52,26 +62,31 @@ def measure(
     warm_up_seconds: float,
     repetitions: int,
 ) -> list[ProbeCost]:
-    """Measure all three in turn, so many times."""
-    seen: dict[Who, list[float]] = {"uvloop": [], "asyncio": [], "blackbox": []}
+    """Measure both event loops against blackbox, so many spans each."""
     config = write_config(
         directory / "probe-cost.yml", urls=[url] * probes_per_second, interval_seconds=1.0, ca_file=ca_file
     )
-    for _ in range(repetitions):
-        for who, figures in seen.items():
-            if who == "blackbox":
-                with blackbox(directory, ca_file=ca_file) as program, _asking(program, url, probes_per_second) as done:
-                    time.sleep(warm_up_seconds)
-                    figures.append(_cost(program, done, seconds))
-            else:
-                with exporter(directory, config=config, environment={"CODER_HEALTH_EVENT_LOOP": who}) as program:
-                    time.sleep(warm_up_seconds)
-                    figures.append(_cost(program, _Runs(program), seconds))
     scheme, _, rest = url.partition("://")
-    return [
-        ProbeCost(who=who, scheme=scheme, host=rest.rpartition(":")[0], cpu_seconds=tuple(figures))
-        for who, figures in seen.items()
-    ]
+    costs = []
+    for event_loop in _EVENT_LOOPS:
+        pairs: list[tuple[float, float]] = []
+        with (
+            exporter(directory, config=config, environment={"CODER_HEALTH_EVENT_LOOP": event_loop}) as ours,
+            blackbox(directory, ca_file=ca_file) as theirs,
+            _asking(theirs, url, probes_per_second) as asked,
+        ):
+            time.sleep(warm_up_seconds)
+            pairs += [_measure_pair(ours, _Runs(ours), theirs, asked, seconds) for _ in range(repetitions)]
+        costs.append(
+            ProbeCost(
+                event_loop=event_loop,
+                scheme=scheme,
+                host=rest.rpartition(":")[0],
+                ours=tuple(pair[0] for pair in pairs),
+                blackbox=tuple(pair[1] for pair in pairs),
+            )
+        )
+    return costs
 
 
 class _Runs:
@@ -100,16 +115,17 @@ class _Asked:
         return self.answers
 
 
-def _cost(program: Program, done: _Runs | _Asked, seconds: float) -> float:
-    probes_before = done.count()
-    begun, before = time.monotonic(), program.cpu_seconds()
+def _measure_pair(ours: Program, runs: _Runs, theirs: Program, asked: _Asked, seconds: float) -> tuple[float, float]:
+    """Return the CPU seconds a probe of each, over the same span."""
+    runs_before, asked_before = runs.count(), asked.count()
+    begun, ours_before, theirs_before = time.monotonic(), ours.cpu_seconds(), theirs.cpu_seconds()
     while (left := begun + seconds - time.monotonic()) > 0:
         time.sleep(min(left, SCRAPE_SECONDS))
-        probes = done.count() - probes_before
-    spent = program.cpu_seconds() - before
-    if probes <= 0:
-        raise BenchError(f"{program.name} made no probe within {seconds:.0f} s")
-    return spent / probes
+        own_probes, their_probes = runs.count() - runs_before, asked.count() - asked_before
+    ours_spent, theirs_spent = ours.cpu_seconds() - ours_before, theirs.cpu_seconds() - theirs_before
+    if min(own_probes, their_probes) <= 0:
+        raise BenchError(f"no probe was made within {seconds:.0f} s")
+    return ours_spent / own_probes, theirs_spent / their_probes
 
 
 @contextmanager
