@@ -159,7 +159,7 @@ def _write_probes(probes: Sequence[ProbeCost]) -> list[str]:
             User and system time of the whole process by the kernel's count, divided by the probes done: a fresh
             connection each, nginx answering `/healthz`, both at the same time and the same even pace. Ours holds
             everything: tick, probe, judgement, snapshot, rendered series, a scrape every 10 s, and
-            `/api/v2/buildinfo` once in five minutes for each target (most of them before the span that counts).
+            `/api/v2/buildinfo` once a minute for each target (most of them before the span that counts).
             `localhost` is a name: ours asks for its addresses anew each time and probes each address family that it
             finds, blackbox one of them.
             """
