@@ -184,6 +184,7 @@ class Application:
         )
         for key in commit.removed:
             self._versions.pop(key, None)
+        before = {key: self.board.off.get(key) for key in commit.sections}
         for clash in self.board.show(commit):
             _log.error(
                 "series.clashed",
@@ -195,6 +196,17 @@ class Application:
                     for name, value in (("deployment", key.section_key.deployment), ("target", key.name))
                 },
             )
+        for section_key, reason in before.items():
+            now_off = self.board.off.get(section_key)
+            if now_off is not reason:
+                # nobody is paged for a missing right, so it must at least stand in the log
+                log = _log.info if now_off is None else _log.warning
+                log(
+                    "section.enabled" if now_off is None else "section.disabled",
+                    deployment=section_key.deployment,
+                    section=str(section_key.section),
+                    reason=str(now_off or ""),
+                )
         for entry in commit.entries if self._logs_runs else ():
             health = entry.health
             _log.debug(

@@ -186,6 +186,8 @@ def _check(arguments: Sequence[str]) -> int:
         config = load_config(options.config_file, os.environ)
     except ConfigError as error:
         return _say(error, EXIT_COULD_NOT_RUN)
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     configure(options.log_level, options.log_format)
     return run_event_loop(_check_once(config, options.sections, options.output))
 
@@ -204,6 +206,9 @@ async def _check_once(config: Config, sections: Sequence[str], output: str) -> i
         return EXIT_COULD_NOT_RUN
     outcomes = [outcome for outcome in check.collect(application) if not sections or outcome.section in sections]
     _print(check.render(outcomes, output))
+    if all(outcome.off is not None for outcome in outcomes):
+        print(f"{PROG} check: nothing was probed", file=sys.stderr)
+        return EXIT_COULD_NOT_RUN
     return int(check.worst(outcomes))
 
 

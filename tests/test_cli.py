@@ -173,6 +173,21 @@ def test_check_tells_by_its_exit_code(hanging: Hanging) -> None:
         assert "Traceback" not in wrong.stderr
 
 
+def test_check_of_nothing_is_no_good_news(tmp_path: Path) -> None:
+    """When everything asked for is off, the exit code is 3; doubtful secrets are told."""
+    said = run("check", "database", CODER_URL="http://127.0.0.1:9")
+    assert 3 == said.returncode
+    assert "needs a database URL" in said.stdout
+    assert "nothing was probed" in said.stderr
+    token = tmp_path / "token"
+    token.write_text(SECRET)
+    token.chmod(0o644)
+    said = run("check", "access_url", CODER_URL="http://127.0.0.1:9", CODER_SESSION_TOKEN_FILE=str(token))
+    assert 2 == said.returncode
+    assert "warning: " in said.stderr
+    assert SECRET not in said.stderr
+
+
 def test_serve_refuses_what_is_wrong(tmp_path: Path) -> None:
     """Bad configuration, a taken port and flags that are not built end with 1 and a sentence."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

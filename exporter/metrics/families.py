@@ -105,7 +105,7 @@ FAMILIES: tuple[Family, ...] = (
            "1 for the status of a workspace proxy: ok, unregistered, unhealthy, unreachable or unknown."),
     _gauge("coder_health_workspace_proxy_warnings", _PROXY, "Warnings in the last report of a workspace proxy."),
     _gauge("coder_health_workspace_proxy_list_last_success_timestamp_seconds", ("deployment",),
-           "When the list of workspace proxies was last read. An older list stays in use."),
+           "When the list of workspace proxies was last read. It stays in use for five intervals."),
     # the exporter itself
     _gauge("coder_health_exporter_build_info", ("version", "revision", "pythonversion"),
            "1 with the version of this exporter.", own=True),
