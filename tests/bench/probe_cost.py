@@ -11,6 +11,7 @@ figures differ by half from run to run, the ratio of a pair hardly does.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -45,7 +46,8 @@ class ProbeCost:
     @property
     def ratios(self) -> list[float]:
         """Ours in parts of blackbox's, pair by pair."""
-        return [ours / theirs for ours, theirs in zip(self.ours, self.blackbox, strict=True)]
+        # in a span shorter than the kernel's tick of 10 ms nothing may have been counted
+        return [ours / theirs if theirs else math.inf for ours, theirs in zip(self.ours, self.blackbox, strict=True)]
 
     @property
     def ratio(self) -> float:
