@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-_ON_BOTH_LOOPS = {"test_resolver", "test_tls", "test_connection", "test_http", "test_websocket"}
+_ON_BOTH_LOOPS = {
+    "test_resolver",
+    "test_tls",
+    "test_connection",
+    "test_http",
+    "test_websocket",
+    "test_derp_client",
+    "test_stun_client",
+}
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
