@@ -6,7 +6,8 @@
     └── ProbeError            a target did not do what it should; ends as a Failure in a result
         ├── ResolveError      its name has no address
         ├── ConnectError      no connection: refused, or unreachable
-        ├── TLSError          the handshake or the certificate
+        ├── TLSError          the handshake
+        │   └── CertificateError  the certificate, or the name in it
         ├── DeadlineError     it took longer than the target's timeout
         ├── ProtocolError     what came is not the protocol
         ├── StatusError       an answer came, with a status that says no
@@ -94,6 +95,10 @@ class ConnectError(ProbeError):
 
 class TLSError(ProbeError):
     reason = Reason.TLS
+
+
+class CertificateError(TLSError):
+    pass
 
 
 class DeadlineError(ProbeError):

@@ -73,10 +73,13 @@ class Connection(asyncio.Protocol):
         address: IP address to connect to; the origin's host goes into SNI and is what the
             certificate must name.
         ssl_context: Needed when the origin is https.
+        certificate_name: What the certificate must name instead of the origin's host, or a pin of it
+            (`sha256-raw:<hex>`); the context must have been loaded for it.
     """
 
     __slots__ = (
         "_began_seconds",
+        "_certificate_name",
         "_clock",
         "_closed",
         "_context",
@@ -104,9 +107,17 @@ class Connection(asyncio.Protocol):
         address: str,
         clock: Clock,
         ssl_context: ssl.SSLContext | None,
+        certificate_name: str | None = None,
     ) -> None:
         if origin.tls and ssl_context is None:
             raise ValueError("an https origin needs an SSL context")
+        if (
+            ssl_context is not None
+            and ssl_context.verify_mode is ssl.CERT_REQUIRED
+            and ssl_context.check_hostname == (certificate_name is not None)
+        ):
+            # either OpenSSL verifies the name or we do: never both, and never nobody
+            raise ValueError("the SSL context was not loaded for this certificate name")
         self.receiver = receiver
         self.origin = origin
         self.address = address
@@ -115,6 +126,7 @@ class Connection(asyncio.Protocol):
         self.certificates: PeerCertificates | None = None
         self._clock = clock
         self._context = ssl_context if origin.tls else None
+        self._certificate_name = certificate_name
         self._transport: asyncio.Transport | None = None
         self._tls: ssl.SSLObject | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -164,6 +176,8 @@ class Connection(asyncio.Protocol):
                 await self._ready
         except BaseException:
             self.abort()
+            if self._ready is not None and self._ready.done() and not self._ready.cancelled():
+                self._ready.exception()  # it failed while something else ended this: asyncio would log it
             raise
 
     def begin(self, phase: Phase) -> None:
@@ -298,9 +312,22 @@ class Connection(asyncio.Protocol):
             )
             return
         self._flush()
+        verified = session.context.verify_mode is ssl.CERT_REQUIRED
+        if self._certificate_name is not None:
+            objection = tls.find_objection(
+                session,
+                peer=self.peer,
+                host=self.origin.host,
+                certificate_name=self._certificate_name,
+                clock=self._clock,
+            )
+            if objection is not None:
+                self.certificates = tls.read_peer_certificates(session, verified=verified)
+                self._fail_handshake(objection)
+                return
         self._handshaking = False
         self.end()
-        self.certificates = tls.read_peer_certificates(session, verified=True)
+        self.certificates = tls.read_peer_certificates(session, verified=verified)
         self.receiver.connected(self)
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(None)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import ssl
 from asyncio import Future, get_running_loop
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import httptools
@@ -64,6 +64,10 @@ class Exchange:
         return tuple(value for key, value in self.header_list if key == name)
 
 
+class HTTP2Error(ProtocolError):
+    """The answer is HTTP/2, which was not offered and on which no protocol can be switched."""
+
+
 class Upgraded:
     """A connection on which the server switched protocols.
 
@@ -93,6 +97,7 @@ class Upgraded:
         if reception.over:
             receiver.ended(reception.error)
         connection.resume_reading()
+        reception.release()
 
 
 async def get(
@@ -104,6 +109,7 @@ async def get(
     connect_deadline_seconds: float | None = None,
     clock: Clock,
     ssl_context: ssl.SSLContext | None,
+    certificate_name: str | None = None,
     headers: Mapping[str, str] | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> Exchange:
@@ -117,10 +123,18 @@ async def get(
         connect_deadline_seconds: An earlier end for the TCP connection alone, so that a dead
             address leaves time for the next one.
         ssl_context: From `tls.load_ssl_context`; needed for https only.
+        certificate_name: What the certificate must name instead of the origin's host, or a pin of it.
         max_body_bytes: What of the body is read and kept.
     """
     reception = _Reception(max_body_bytes=max_body_bytes)
-    connection = Connection(reception, origin=origin, address=address, clock=clock, ssl_context=ssl_context)
+    connection = Connection(
+        reception,
+        origin=origin,
+        address=address,
+        clock=clock,
+        ssl_context=ssl_context,
+        certificate_name=certificate_name,
+    )
     error = await _run(
         reception, connection, path, headers or {}, "close", deadline_seconds, connect_deadline_seconds, clock
     )
@@ -143,20 +157,46 @@ async def upgrade(
     connect_deadline_seconds: float | None = None,
     clock: Clock,
     ssl_context: ssl.SSLContext | None,
+    certificate_name: str | None = None,
     headers: Mapping[str, str],
     max_body_bytes: int = MAX_REFUSAL_BODY_BYTES,
+    take_over: Callable[[Upgraded, Future[None]], None] | None = None,
 ) -> Upgraded | Exchange:
     """Ask one address of an origin to switch protocols; `headers` say to which (`Upgrade`).
 
     Returns an `Upgraded` when the status was 101, which the caller judges further and closes;
     else the exchange, with the beginning of the refusal's body or an error. Never raises a
     ProbeError.
+
+    Args:
+        take_over: Is called with the `Upgraded` as soon as its answer is there, on the event loop,
+            where no task has to be woken first. It must not raise. The new protocol may begin at
+            once; this returns when the future is resolved, still within the deadline.
     """
     reception = _Reception(max_body_bytes=max_body_bytes)
-    connection = Connection(reception, origin=origin, address=address, clock=clock, ssl_context=ssl_context)
+    connection = Connection(
+        reception,
+        origin=origin,
+        address=address,
+        clock=clock,
+        ssl_context=ssl_context,
+        certificate_name=certificate_name,
+    )
+    upgraded: Upgraded | None = None
+
+    def switch() -> None:
+        nonlocal upgraded
+        assert take_over is not None
+        upgraded = Upgraded(_build_exchange(reception, connection, None), connection, reception)
+        take_over(upgraded, reception.done)
+
+    if take_over is not None:
+        reception.switch = switch
     error = await _run(
         reception, connection, path, headers, "Upgrade", deadline_seconds, connect_deadline_seconds, clock
     )
+    if error is None and upgraded is not None:
+        return upgraded
     exchange = _build_exchange(reception, connection, error)
     if error is None and reception.status == 101:
         return Upgraded(exchange, connection, reception)
@@ -258,6 +298,7 @@ class _Reception:
         "raw_headers",
         "request",
         "status",
+        "switch",
     )
 
     def __init__(self, *, max_body_bytes: int) -> None:
@@ -270,6 +311,7 @@ class _Reception:
         self.leftover = bytearray()
         self.error: ProbeError | None = None
         self.over = False  # the peer will send no more
+        self.switch: Callable[[], None] | None = None  # called with status 101, instead of resolving `done`
         self._connection: Connection
         self._parser = httptools.HttpResponseParser(self)
         self._max_body_bytes = max_body_bytes
@@ -305,13 +347,14 @@ class _Reception:
         except httptools.HttpParserUpgrade as upgrade:
             self._finish()
             self._keep_leftover(data[upgrade.args[0] :])
-            return
         except httptools.HttpParserError as error:
             if not self._complete:
                 self._fail(self._describe_parser_error(error))
-            return
+                return
         if not self._complete:
             self._check_limits()
+        elif self.switch is not None and not self.done.done():
+            self.switch()
 
     def ended(self, error: ProbeError | None) -> None:
         self.over = True
@@ -338,6 +381,7 @@ class _Reception:
 
     def release(self) -> None:
         """Let go of what points back here, so that nothing is left to the garbage collector."""
+        self.switch = None
         del self._parser
         with contextlib.suppress(AttributeError):  # never connected
             del self._connection
@@ -389,6 +433,8 @@ class _Reception:
             self._connection.abort()
         else:
             self._connection.end()
+            if self.status == 101 and self.switch is not None:
+                return  # until what comes with it is kept
             if self.status == 101:
                 # what follows belongs to somebody else, who has not been handed the connection yet
                 self._connection.pause_reading()
@@ -426,6 +472,8 @@ class _Reception:
             return ProtocolError(
                 f"{peer} answered with TLS: is the URL http where it should be https?", phase=Phase.PROCESSING
             )
+        if _is_http2(self._first_bytes):
+            return HTTP2Error(f"{peer} answered in HTTP/2 where HTTP/1.1 was asked", phase=Phase.PROCESSING)
         phase = Phase.TRANSFER if self._headers_complete else Phase.PROCESSING
         where = "a malformed body" if self._headers_complete else "what is not an HTTP answer"
         return ProtocolError(f"{peer} sent {where} ({error}); it began with {self._first_bytes!r}", phase=phase)
@@ -443,3 +491,11 @@ def _has_length(headers: list[tuple[bytes, bytes]]) -> bool:
             return value.lower().rstrip().endswith(b"chunked")
         length = length or lower == b"content-length"
     return length
+
+
+def _is_http2(data: bytes) -> bool:
+    """Tell whether bytes begin as every HTTP/2 server does: with a SETTINGS frame of stream 0.
+
+    A server that chose h2 by itself sends it unasked. Source: RFC 9113, sections 3.4, 4.1 and 6.5.
+    """
+    return data[3:9] == b"\x04\x00\x00\x00\x00\x00" and int.from_bytes(data[:3], "big") % 6 == 0

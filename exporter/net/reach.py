@@ -96,14 +96,19 @@ async def get_from(
     ca_file: Path | None,
     headers: Mapping[str, str] | None = None,
     max_body_bytes: int = http.MAX_BODY_BYTES,
+    verify: bool = True,
+    certificate_name: str | None = None,
 ) -> http.Exchange:
     """GET from the first of these addresses that takes a connection; at least one is needed.
 
     Args:
         ca_file: PEM file trusted besides the system's authorities, for https.
+        verify, certificate_name: As of `tls.load_ssl_context`.
     """
+    context = None
     try:
-        context = await load_ssl_context(ca_file) if origin.tls else None
+        if origin.tls:
+            context = await load_ssl_context(ca_file, verify=verify, certificate_name=certificate_name)
     except TLSError as error:
         return http.Exchange(address=addresses[0], phase_seconds={}, error=error)
     for index, address in enumerate(addresses):
@@ -112,13 +117,14 @@ async def get_from(
             path,
             address=address,
             deadline_seconds=deadline_seconds,
-            connect_deadline_seconds=_share(len(addresses) - index, deadline_seconds, clock),
+            connect_deadline_seconds=share(len(addresses) - index, deadline_seconds, clock),
             clock=clock,
             ssl_context=context,
             headers=headers,
             max_body_bytes=max_body_bytes,
+            certificate_name=certificate_name,
         )
-        if not _unconnected(exchange):
+        if not is_unconnected(exchange):
             break
     return exchange
 
@@ -147,17 +153,17 @@ async def open_websocket(
             path,
             address=address,
             deadline_seconds=deadline_seconds,
-            connect_deadline_seconds=_share(len(lookup.all) - index, deadline_seconds, clock),
+            connect_deadline_seconds=share(len(lookup.all) - index, deadline_seconds, clock),
             clock=clock,
             ssl_context=context,
             headers=headers,
         )
-        if isinstance(opened, websocket.WebSocket) or not _unconnected(opened):
+        if isinstance(opened, websocket.WebSocket) or not is_unconnected(opened):
             break
     return opened, lookup.phase_seconds | dict(opened.phase_seconds)
 
 
-def _share(left: int, deadline_seconds: float, clock: Clock) -> float | None:
+def share(left: int, deadline_seconds: float, clock: Clock) -> float | None:
     """Return until when one of so many addresses may try to connect: its share of what is left.
     None for the last one, which has no end of its own."""
     if left == 1:
@@ -166,6 +172,6 @@ def _share(left: int, deadline_seconds: float, clock: Clock) -> float | None:
     return now + (deadline_seconds - now) / left
 
 
-def _unconnected(exchange: http.Exchange) -> bool:
+def is_unconnected(exchange: http.Exchange) -> bool:
     error = exchange.error
     return isinstance(error, ConnectError) or (isinstance(error, DeadlineError) and error.phase is Phase.CONNECT)

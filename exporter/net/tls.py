@@ -7,17 +7,17 @@ connections share, the validity of the served certificates, one sentence.
 from __future__ import annotations
 
 import asyncio
-import functools
 import ssl
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from exporter.clock import Clock, SystemClock
-from exporter.errors import Phase, TLSError
+from exporter.errors import CertificateError, Phase, TLSError
 from exporter.health.access_url import CertificateDates
+from exporter.net import certificate
+from exporter.net.certificate import PIN_PREFIX, is_meta_certificate, read_certificate, write_time
 
 # How long a loaded file of authorities is good: they are rotated under a running process.
 REFRESH_SECONDS = 600.0
@@ -38,15 +38,24 @@ _IP_ADDRESS_MISMATCH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCertificates:
-    """Validity of what the peer showed.
+    """Validity of what the peer showed, and the `names` and addresses that its leaf is for.
 
     `chain` is the earliest-ending of the rest: of the verified chain when verification passed (a
     served cross-signed root that nobody needs does not count), else of what was served. None when
-    there is no rest.
+    there is no rest. A DERP relay's meta certificate never counts.
     """
 
     leaf: CertificateDates
     chain: CertificateDates | None = None
+    names: tuple[str, ...] = ()
+
+
+class _Wanted(NamedTuple):
+    """Which context: whose authorities, and how much OpenSSL verifies with it."""
+
+    ca_file: Path | None
+    chain: bool
+    name: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,53 +64,75 @@ class _Loaded:
     loaded_seconds: float
 
 
-_loaded: dict[Path | None, _Loaded] = {}
+_loaded: dict[_Wanted, _Loaded] = {}
 _loading = threading.Lock()
 
 
-async def load_ssl_context(ca_file: Path | None = None, *, clock: Clock = _SYSTEM_CLOCK) -> ssl.SSLContext:
+async def load_ssl_context(
+    ca_file: Path | None = None,
+    *,
+    verify: bool = True,
+    certificate_name: str | None = None,
+    clock: Clock = _SYSTEM_CLOCK,
+) -> ssl.SSLContext:
     """Return the context that all connections with these authorities share.
 
     It is read in a thread, and again when it is older than `REFRESH_SECONDS`.
 
     Args:
         ca_file: PEM file trusted besides the system's authorities.
+        verify: False takes any certificate.
+        certificate_name: What the connection is given as such: the context then leaves the name to
+            it, and for a pin the chain too.
 
     Raises:
         TLSError: The file cannot be read or holds no certificate.
     """
-    known = _loaded.get(ca_file)
+    chain = verify and not (certificate_name is not None and certificate_name.startswith(PIN_PREFIX))
+    wanted = _Wanted(ca_file=ca_file if chain else None, chain=chain, name=chain and certificate_name is None)
+    known = _loaded.get(wanted)
     if known is not None and clock.monotonic() - known.loaded_seconds < REFRESH_SECONDS:
         return known.context
-    return await asyncio.to_thread(_load, ca_file, clock)
+    return await asyncio.to_thread(_load, wanted, clock)
 
 
-def _load(ca_file: Path | None, clock: Clock) -> ssl.SSLContext:
+def _load(wanted: _Wanted, clock: Clock) -> ssl.SSLContext:
     # the first round of many targets arrives here at once: one loads, the others wait for it
     with _loading:
-        known = _loaded.get(ca_file)
+        known = _loaded.get(wanted)
         if known is not None and clock.monotonic() - known.loaded_seconds < REFRESH_SECONDS:
             return known.context
         try:
-            context = _build(ca_file)
+            context = _build(wanted)
         except TLSError:
             if known is None:
                 raise
             # the file is being replaced, or is gone: what was good goes on, and is tried again soon
             context = known.context
-        _loaded[ca_file] = _Loaded(context, clock.monotonic())
+        _loaded[wanted] = _Loaded(context, clock.monotonic())
         return context
 
 
-def _build(ca_file: Path | None) -> ssl.SSLContext:
+def _build(wanted: _Wanted) -> ssl.SSLContext:
     # takes some 100 ms the first time, so it is not left to the first certificate on the event loop
     import cryptography.x509  # noqa: F401
 
+    if wanted.chain:
+        context = _build_verifying(wanted.ca_file)
+        context.check_hostname = wanted.name
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _build_verifying(ca_file: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     # Python 3.13 began to refuse authorities without the newest extensions. Coder's own clients,
     # written in Go, take them: refusing would be a false alarm.
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    context.set_alpn_protocols(["http/1.1"])
     if ca_file is not None:
         try:
             context.load_verify_locations(cafile=ca_file)
@@ -123,12 +154,33 @@ def read_peer_certificates(tls: ssl.SSLObject, *, verified: bool) -> PeerCertifi
     if not listed:
         leaf_only = tls.getpeercert(binary_form=True) if verified else None
         listed = [leaf_only] if leaf_only else []
-    leaf = _read_dates(listed[0]) if listed else None
+    leaf = read_certificate(listed[0]) if listed else None
     if leaf is None:
         return None
-    dates = [read for der in listed[1:] if (read := _read_dates(der)) is not None]
-    chain = min(dates, key=lambda read: read.not_after_timestamp_seconds, default=None)
-    return PeerCertificates(leaf=leaf, chain=chain)
+    rest = [read for der in listed[1:] if not is_meta_certificate(der) and (read := read_certificate(der)) is not None]
+    chain = min((read.dates for read in rest), key=lambda dates: dates.not_after_timestamp_seconds, default=None)
+    return PeerCertificates(leaf=leaf.dates, chain=chain, names=leaf.names + leaf.addresses)
+
+
+def find_objection(
+    tls: ssl.SSLObject, *, peer: str, host: str, certificate_name: str, clock: Clock
+) -> CertificateError | None:
+    """Look, after a handshake, for what the context left to us: a name other than the one sent, or a pin.
+
+    Args:
+        peer: Who was spoken to, address and port.
+        host: What was sent as the server's name.
+        certificate_name: The name that the certificate should bear, or a pin `sha256-raw:<hex>`.
+    """
+    der = tls.getpeercert(binary_form=True)
+    leaf = read_certificate(der) if der else None
+    if leaf is None:
+        objection: str | None = "the certificate cannot be read"
+    else:
+        objection = certificate.find_objection(
+            leaf, host=host, certificate_name=certificate_name, now_timestamp_seconds=clock.now()
+        )
+    return None if objection is None else CertificateError(_write(peer, host, objection), phase=Phase.TLS)
 
 
 def _list_chain(tls: ssl.SSLObject, method: str) -> list[bytes]:
@@ -146,20 +198,6 @@ def _list_chain(tls: ssl.SSLObject, method: str) -> list[bytes]:
     return [item if isinstance(item, bytes) else item.public_bytes(2) for item in chain]
 
 
-@functools.lru_cache(maxsize=512)
-def _read_dates(der: bytes) -> CertificateDates | None:
-    from cryptography import x509
-
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        return CertificateDates(
-            not_before_timestamp_seconds=certificate.not_valid_before_utc.timestamp(),
-            not_after_timestamp_seconds=certificate.not_valid_after_utc.timestamp(),
-        )
-    except (ValueError, x509.InvalidVersion):
-        return None
-
-
 def translate(error: ssl.SSLError, *, peer: str, host: str, certificates: PeerCertificates | None) -> TLSError:
     """Put trouble of a handshake into one sentence.
 
@@ -169,9 +207,13 @@ def translate(error: ssl.SSLError, *, peer: str, host: str, certificates: PeerCe
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         detail = _describe_certificate_error(error, host, certificates)
-    else:
-        detail = _describe_handshake_error(error)
-    return TLSError(f"TLS handshake with {peer} for {host}: {detail}", phase=Phase.TLS)
+        return CertificateError(_write(peer, host, detail), phase=Phase.TLS)
+    kind = CertificateError if (error.reason or "").endswith(_ALERTS_ABOUT_NAMES) else TLSError
+    return kind(_write(peer, host, _describe_handshake_error(error)), phase=Phase.TLS)
+
+
+def _write(peer: str, host: str, detail: str) -> str:
+    return f"TLS handshake with {peer} for {host}: {detail}"
 
 
 def _describe_certificate_error(
@@ -182,9 +224,10 @@ def _describe_certificate_error(
         return "the certificate has expired" + _say_ended(certificates)
     if code == _NOT_YET_VALID:
         begin = certificates.leaf.not_before_timestamp_seconds if certificates is not None else None
-        return "the certificate is not yet valid" + (f" (begins {_write_time(begin)})" if begin is not None else "")
+        return "the certificate is not yet valid" + (f" (begins {write_time(begin)})" if begin is not None else "")
     if code in (_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH):
-        return f"the certificate is not for {host} (wrong host)"
+        named = f"; {certificate.show_names(certificates.names)}" if certificates is not None else ""
+        return f"the certificate is not for {host} (wrong host){named}"
     if code == _SELF_SIGNED_LEAF:
         return "the certificate is self-signed"
     if code == _SELF_SIGNED_IN_CHAIN:
@@ -204,11 +247,7 @@ def _say_ended(certificates: PeerCertificates | None) -> str:
     if certificates is None:
         return ""
     dates = [certificates.leaf, *([certificates.chain] if certificates.chain is not None else [])]
-    return f" (ended {_write_time(min(read.not_after_timestamp_seconds for read in dates))})"
-
-
-def _write_time(timestamp_seconds: float) -> str:
-    return datetime.fromtimestamp(timestamp_seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f" (ended {write_time(min(read.not_after_timestamp_seconds for read in dates))})"
 
 
 _NOT_TLS = {
@@ -220,8 +259,16 @@ _NOT_TLS = {
 }
 
 
+# How servers say that they have no certificate for the name they are asked for: as RFC 6066 has it,
+# and as Go's do that have one name (Tailscale's relay). Source: derp-stun, section 1.5
+_ALERTS_ABOUT_NAMES = ("_UNRECOGNIZED_NAME", "_ALERT_INTERNAL_ERROR")
+
+
 def _describe_handshake_error(error: ssl.SSLError) -> str:
     reason = error.reason or "an unknown error"
+    if reason.endswith(_ALERTS_ABOUT_NAMES):
+        alert = " ".join(reason.lower().split("_")[-2:])
+        return f"the server refused with the alert {alert}: it may have no certificate for this name"
     if reason in _NOT_TLS:
         return "the answer is not TLS; does the port speak plain HTTP?"
     if "_ALERT_" in reason:

@@ -14,14 +14,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Response
-from websockets.protocol import SEND_EOF, Protocol, Side, State
+from websockets.protocol import SEND_EOF, Side, State
+from websockets.protocol import Protocol as Framing
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
@@ -32,10 +33,30 @@ from exporter.net.connection import Connection, until
 from exporter.net.http import Exchange, Upgraded
 from exporter.wire.url import Origin
 
-MAX_MESSAGE_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 4 << 20
 _MAX_QUEUED_MESSAGES = 16
 _MAX_UNSENT_BYTES = 1 << 20
 _CLOSE_SECONDS = 1.0  # for the peer's half of the closing handshake
+
+
+class ClosedError(ProtocolError):
+    """The peer ended the websocket, with a goodbye or without; `code` is what its goodbye gave."""
+
+    code: int | None = None
+
+
+class Listener(Protocol):
+    """Who is told at once what comes, instead of asking `receive`. Must not raise."""
+
+    def opened(self, websocket: WebSocket, connection: Connection) -> None:
+        """The websocket stands on this connection: time to write."""
+
+    def message_received(self, message: str | bytes) -> None:
+        """A whole message came."""
+
+    def ended(self, error: ProbeError) -> None:
+        """No more messages will come. Called at most once."""
+
 
 # The library logs each frame at debug, and our messages already say what matters.
 _SILENT = logging.Logger("exporter.net.websocket", level=logging.CRITICAL + 1)
@@ -50,9 +71,11 @@ async def open_websocket(
     connect_deadline_seconds: float | None = None,
     clock: Clock,
     ssl_context: ssl.SSLContext | None,
+    certificate_name: str | None = None,
     headers: Mapping[str, str] | None = None,
     subprotocols: Sequence[str] = (),
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    listener: Listener | None = None,
 ) -> WebSocket | Exchange:
     """Open a websocket at one address of an origin, on a connection of its own.
 
@@ -64,8 +87,10 @@ async def open_websocket(
         deadline_seconds: When the handshake, and by default every later wait, must be over, on
             `clock.monotonic()`.
         connect_deadline_seconds: An earlier end for the TCP connection alone.
+        certificate_name: What the certificate must name instead of the origin's host, or a pin of it.
         subprotocols: What to offer; `WebSocket.subprotocol` is what was chosen.
         max_message_bytes: A longer message is a ProtocolError.
+        listener: Is told each message as it arrives; `receive` is of no use then.
     """
     handshake = ClientProtocol(
         WebSocketURI(origin.tls, origin.host, origin.port, path, ""),
@@ -83,6 +108,7 @@ async def open_websocket(
         connect_deadline_seconds=connect_deadline_seconds,
         clock=clock,
         ssl_context=ssl_context,
+        certificate_name=certificate_name,
         headers={**ours, **(headers or {})},
     )
     if isinstance(answer, Exchange):
@@ -99,13 +125,15 @@ async def open_websocket(
         deadline_seconds=deadline_seconds,
         clock=clock,
         max_message_bytes=max_message_bytes,
+        listener=listener,
     )
 
 
 class WebSocket:
     """An open websocket. Leaving its context closes it, at once when with an exception.
 
-    `exchange` is the answer to the upgrade. Pings are answered; one reader at a time.
+    `exchange` is the answer to the upgrade. Pings are answered; one reader at a time. `heard_seconds`
+    is when bytes last came, be it a ping, on `clock.monotonic()`.
     """
 
     def __init__(
@@ -116,18 +144,21 @@ class WebSocket:
         deadline_seconds: float,
         clock: Clock,
         max_message_bytes: int,
+        listener: Listener | None = None,
     ) -> None:
         self.exchange = upgraded.exchange
         self.subprotocol = subprotocol
+        self.heard_seconds = clock.monotonic()
         self._deadline_seconds = deadline_seconds
         self._clock = clock
         self._max_message_bytes = max_message_bytes
-        self._protocol = Protocol(Side.CLIENT, state=State.OPEN, max_size=max_message_bytes, logger=_SILENT)
+        self._protocol = Framing(Side.CLIENT, state=State.OPEN, max_size=max_message_bytes, logger=_SILENT)
         self._messages: deque[str | bytes] = deque()
         self._fragments = bytearray()
         self._opcode = Opcode.TEXT
         self._error: ProbeError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._listener = listener
         self._connection: Connection = upgraded.connection
         upgraded.hand_over(self)
 
@@ -164,8 +195,14 @@ class WebSocket:
     async def send_bytes(self, data: bytes) -> None:
         """Send one binary message. Raises like `send_text`."""
         self._require_open()
-        self._protocol.send_binary(data)
-        self._flush()
+        self.write_bytes(data)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Send one binary message, as a listener may. Nothing happens when the websocket is over:
+        `ended` has told or will."""
+        if self._error is None and self._protocol.state is State.OPEN:
+            self._protocol.send_binary(data)
+            self._flush()
 
     async def receive(self, *, deadline_seconds: float | None = None) -> str | bytes:
         """Return the next message.
@@ -218,11 +255,13 @@ class WebSocket:
     # called by the connection
 
     def connected(self, connection: Connection) -> None:
-        pass
+        if self._listener is not None:
+            self._listener.opened(self, connection)
 
     def bytes_received(self, data: bytes) -> None:
         if self._error is not None:
             return
+        self.heard_seconds = self._clock.monotonic()
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame) and self._error is None:
@@ -236,7 +275,7 @@ class WebSocket:
     def ended(self, error: ProbeError | None) -> None:
         if error is None:
             message = f"{self._connection.peer} closed the connection without closing the websocket"
-            error = ProtocolError(message, phase=Phase.TRANSFER)
+            error = ClosedError(message, phase=Phase.TRANSFER)
         self._fail(error)
 
     # inside
@@ -245,7 +284,9 @@ class WebSocket:
         if frame.opcode is Opcode.CLOSE:
             close = self._protocol.close_rcvd
             said = f"{close.code} {close.reason[:100]!r}" if close is not None else "without a code"
-            self._fail(ProtocolError(f"{self._connection.peer} closed the websocket: {said}", phase=Phase.TRANSFER))
+            closed = ClosedError(f"{self._connection.peer} closed the websocket: {said}", phase=Phase.TRANSFER)
+            closed.code = close.code if close is not None else None
+            self._fail(closed)
             return
         if frame.opcode in (Opcode.PING, Opcode.PONG):
             return
@@ -267,6 +308,9 @@ class WebSocket:
             self._fail(ProtocolError(message, phase=Phase.TRANSFER))
 
     def _add(self, message: str | bytes) -> None:
+        if self._listener is not None:
+            self._listener.message_received(message)
+            return
         self._messages.append(message)
         self._wake()
 
@@ -299,6 +343,8 @@ class WebSocket:
         if self._error is None:
             self._error = error
             self._wake()
+            if self._listener is not None:
+                self._listener.ended(error)
 
     async def _wait(self) -> None:
         """Return when a message or the end is there."""

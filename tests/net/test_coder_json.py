@@ -36,6 +36,7 @@ def test_a_refused_token_is_told_from_coders_own_trouble(name: str, signed_out: 
     """Only Coder's words for signed out mean that the token is refused."""
     said = coder_json.parse_error(recorded(name))
     assert signed_out == said.signed_out
+    assert (name == "unknown-route.json") == said.unknown_route
     assert "" != said.message
 
 
@@ -55,7 +56,8 @@ def test_a_proxys_build_info_is_told() -> None:
 
 def test_the_recorded_map_and_report_are_good() -> None:
     """What a real server sends is accepted."""
-    assert coder_json.check_derp_map(recorded("derp-map.json")) >= 1
+    recorded_map = Path(__file__).parents[1] / "data" / "coder" / "derp-map-socket.json"
+    assert 1 == coder_json.check_derp_map(recorded_map.read_bytes())
     assert 0 == coder_json.check_derp_map(b'{"Regions": null}')
     assert coder_json.ProxyReport(errors=(), warnings=()) == coder_json.parse_proxy_report(
         recorded("proxy-healthz-report.json")
@@ -126,3 +128,38 @@ def test_any_bytes_give_a_value_or_a_wire_error(body: bytes) -> None:
     ):
         with contextlib.suppress(WireError):
             assert parse(body) is not None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda v: (
+            st.lists(v)
+            | st.dictionaries(
+                st.sampled_from(["id", "name", "version", "tags", "provisioners", "last_seen_at", "api_version"])
+                | st.text(),
+                v,
+            )
+        ),
+    )
+)
+def test_any_json_is_a_list_of_daemons_or_a_wire_error(value: object) -> None:
+    """Whatever a server sends instead, nothing else is raised."""
+    for parse in (
+        coder_json.parse_provisioner_daemons,
+        coder_json.parse_organizations,
+        coder_json.parse_server_version,
+    ):
+        with contextlib.suppress(WireError):
+            parse(json.dumps([value, value]).encode())
+        with contextlib.suppress(WireError):
+            parse(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [("Sat, 21 Nov 2026 05:18:35 GMT", 1795238315.0), ("yesterday", None), ("", None), (None, None)],
+)
+def test_the_date_of_an_answer(date: str | None, expected: float | None) -> None:
+    """Seconds since 1970, or None when it does not tell."""
+    assert expected == coder_json.read_date({} if date is None else {"date": date})

@@ -14,7 +14,7 @@ from exporter import __version__
 from exporter.clock import SystemClock
 from exporter.errors import DeadlineError, Phase, ProbeError, ProtocolError, Reason
 from exporter.net import http
-from exporter.net.http import Exchange, Upgraded
+from exporter.net.http import Exchange, HTTP2Error, Upgraded
 from exporter.net.tls import load_ssl_context
 from exporter.wire.url import Origin
 from tests.support.certificates import Authority
@@ -545,3 +545,35 @@ async def test_through_nginx(
             process.terminate()
             await process.wait()
     assert b"upgrade" not in backend.requests[0].lower()
+
+
+# ---- HTTP/2
+
+SETTINGS = bytes.fromhex("000012040000000000000300000064000400ffffff000500ffffff")
+
+
+@pytest.mark.parametrize(
+    "said", [SETTINGS, bytes.fromhex("000000040000000000"), SETTINGS + b"\0\0\x08\x07" + bytes(13)]
+)
+async def test_http2_is_named(said: bytes) -> None:
+    """A server that speaks HTTP/2 unasked begins with its SETTINGS, and is told from nonsense."""
+    exchange = await get_from(answer(said))
+    assert isinstance(exchange.error, HTTP2Error)
+    assert (Reason.PROTOCOL, Phase.PROCESSING) == (exchange.error.reason, exchange.error.phase)
+    assert "HTTP/2" in exchange.error.message
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        bytes.fromhex("000005040000000000") + bytes(5),  # no SETTINGS has that length
+        bytes.fromhex("000000040000000001"),  # nor another stream
+        bytes.fromhex("000000040100000000"),  # an acknowledgement is not the first
+        bytes.fromhex("00000004000000"),
+    ],
+)
+async def test_what_only_resembles_http2_is_nonsense(said: bytes) -> None:
+    """Other bytes that no HTTP answer begins with are no HTTP/2."""
+    exchange = await get_from(answer(said))
+    assert isinstance(exchange.error, ProtocolError)
+    assert not isinstance(exchange.error, HTTP2Error)

@@ -56,11 +56,17 @@ def connect_to(
     host: str | None = None,
     scheme: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    certificate_name: str | None = None,
 ) -> Connection:
     """Return a connection that is not yet opened."""
     origin = Origin(scheme=scheme or ("https" if server.tls else "http"), host=host or server.address, port=server.port)
     return Connection(
-        listener or Listener(), origin=origin, address=server.address, clock=SystemClock(), ssl_context=ssl_context
+        listener or Listener(),
+        origin=origin,
+        address=server.address,
+        clock=SystemClock(),
+        ssl_context=ssl_context,
+        certificate_name=certificate_name,
     )
 
 
