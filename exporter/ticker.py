@@ -101,12 +101,18 @@ class Ticker(Generic[Outcome]):
     def set_targets(self, targets: Iterable[Target]) -> None:
         """Take up new targets, drop those that are gone, leave unchanged ones in their rhythm."""
         wanted = {target.schedule_name: target for target in targets}
+        due: dict[str, float] = {}
         for name, scheduled in list(self._scheduled.items()):
-            if wanted.get(name) != scheduled.target:
-                self._drop(name)
+            target = wanted.get(name)
+            if target == scheduled.target:
+                continue
+            if target is not None and target.interval_seconds == scheduled.target.interval_seconds:
+                # one that only changes keeps its turn: else one that changes often would never run
+                due[name] = max(scheduled.due_monotonic_seconds, self._clock.monotonic())
+            self._drop(name)
         for name, target in wanted.items():
             if name not in self._scheduled:
-                self._add(name, target)
+                self._add(name, target, due.get(name))
 
     async def force(self, schedule_name: str) -> Outcome:
         """Run a target now, or join the run that is going; return its outcome.
@@ -123,10 +129,12 @@ class Ticker(Generic[Outcome]):
             _raise_if_cancelled()
             raise KeyError(schedule_name) from None
 
-    def _add(self, name: str, target: Target) -> None:
+    def _add(self, name: str, target: Target, due_monotonic_seconds: float | None = None) -> None:
         if self._group is None:
             raise RuntimeError("the ticker is not serving")
-        start = self._clock.monotonic() + first_delay_seconds(name, target.interval_seconds)
+        start = due_monotonic_seconds
+        if start is None:
+            start = self._clock.monotonic() + first_delay_seconds(name, target.interval_seconds)
         loop = self._group.create_task(self._keep(name, start), name=f"tick {name}")
         self._scheduled[name] = _Scheduled(target=target, loop=loop, due_monotonic_seconds=start)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -200,6 +200,23 @@ async def test_targets_come_and_go(clock: FakeClock, recorder: Recorder, ticker:
     assert [] == [name for name, _ in recorder.finished if name == "leaving"]
     assert pytest.approx(11 + delay_of("new")) == recorder.starts("new")[0]
     assert 0 == recorder.going["leaving"]
+
+
+async def test_a_target_that_changes_keeps_its_turn(clock: FakeClock, recorder: Recorder, ticker: Ticker[str]) -> None:
+    """Also one that changes more often than it runs is run each interval; another interval begins anew."""
+    variants = [replace(make_target("a"), timeout_seconds=timeout) for timeout in (4.0, 5.0)]
+    async with serving(ticker, variants[0]):
+        for step in range(20):
+            ticker.set_targets([variants[step % 2]])
+            await clock.advance(3)
+        starts = recorder.starts("a")
+        first = delay_of("a")
+        assert [first + 10 * number for number in range(len(starts))] == pytest.approx(starts)
+        assert 5 <= len(starts)
+        ticker.set_targets([make_target("a", interval_seconds=40.0)])
+        begun = clock.monotonic()
+        await clock.advance(40)
+        assert [begun + delay_of("a", 40.0)] == pytest.approx(recorder.starts("a")[len(starts) :])
 
 
 async def test_forcing_an_unknown_target_is_an_error(clock: FakeClock, recorder: Recorder, ticker: Ticker[str]) -> None:
