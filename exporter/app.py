@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from exporter import __version__
@@ -18,40 +18,33 @@ from exporter.clock import Clock, SystemClock
 from exporter.config.load import redacted
 from exporter.config.model import Config
 from exporter.errors import ExporterError
-from exporter.health import access_url, codes, database, websocket, workspace_proxy
+from exporter.health import codes
 from exporter.health.access_url import AccessURLResult
-from exporter.health.database import DatabaseResult
+from exporter.health.maintenance import Maintenance
 from exporter.health.model import Section
-from exporter.health.websocket import WebSocketResult
-from exporter.health.workspace_proxy import ProxyResult, RoundResult
+from exporter.health.provisioner_daemons import ProvisionerDaemonsResult
+from exporter.health.workspace_proxy import ProxyResult
 from exporter.log import get_logger
+from exporter.maintenance import MaintenanceWatch
 from exporter.metrics.board import Board
 from exporter.metrics.own import OwnMetrics
-from exporter.net.coder_tables import CoderTables
-from exporter.net.postgres import Session
-from exporter.probes import access_url as access_url_probe
-from exporter.probes import database as database_probe
-from exporter.probes import websocket as websocket_probe
-from exporter.probes import workspace_proxy as workspace_proxy_probe
-from exporter.probes.identity import IdentityMemory
-from exporter.runner import Judgement, Room, Round, Runner
-from exporter.secret import Secret
-from exporter.snapshot import CodeChange, Snapshot
-from exporter.targets.discovery import ProxyDiscovery, ReadTables
+from exporter.relays import Relays
+from exporter.rooms import Rooms
+from exporter.runner import Round, Runner
+from exporter.snapshot import CodeChange, Commit, Snapshot
 from exporter.targets.model import (
-    AccessURLTarget,
     DatabaseTarget,
-    HTTPTarget,
+    DerpTarget,
+    DirectConnectionsTarget,
     Target,
     TargetKey,
-    WebSocketTarget,
     WorkspaceProxiesTarget,
 )
 from exporter.targets.static import plan
 from exporter.ticker import Ticker
 from exporter.web.pages import Landing, survey
 from exporter.web.server import DEFAULT_TELEMETRY_PATH, create_app
-from exporter.wire.postgres_url import parse_postgres_url
+from exporter.wire.derp_map import DerpMap
 
 # `/-/ready` waits for the first run of every target that runs at least this often, and no longer
 # than so long. Source: contract, section 8.
@@ -62,8 +55,8 @@ STALLED_AFTER_SECONDS = 30.0
 
 # A version that was not seen for so long is a new one when it comes.
 VERSION_MEMORY_SECONDS = 600.0
-# The label `target` of the database. Source: contract, section 5.
-DATABASE_TARGET = "primary"
+# How many relays and STUN servers one `check` asks at a time.
+MAX_RELAYS_AT_ONCE = 20
 
 _log = get_logger(__name__)
 
@@ -85,14 +78,26 @@ class Application:
         self._logs_runs: bool = _log.is_enabled_for(logging.DEBUG)
         self._started_timestamp = clock.now()
         self._started = clock.monotonic()
-        self._sessions: dict[str, Session] = {}
-        self._discoveries: dict[str, ProxyDiscovery] = {}
-        self._memories: dict[str, IdentityMemory] = {}
+        listing = {target.deployment for target in self.plan.targets if isinstance(target, WorkspaceProxiesTarget)}
+        self._relays = {
+            source.deployment: Relays(
+                source,
+                self.plan.derp_targets[source.deployment],
+                enabled=any(self.plan.derp_targets[source.deployment] is target for target in self.plan.targets),
+                clock=clock,
+                on_targets=self._reschedule,
+                proxies=self.plan.static_proxies.get(source.deployment, ()),
+                lists_proxies=source.deployment in listing,
+            )
+            for source in self.plan.map_sources.values()
+        }
+        self._scheduled: dict[str, Target] = {}
         self._versions: dict[TargetKey, dict[str, float]] = {}
         self._waiting: set[str] = {
             target.schedule_name for target in self.plan.targets if target.interval_seconds <= READY_INTERVAL_SECONDS
         }
         self.snapshot = Snapshot()
+        self._rooms = Rooms(relays=self._relays, snapshot=self.snapshot, clock=clock)
         self.own = OwnMetrics(version=__version__, config_timestamp_seconds=self._started_timestamp)
         self.board = Board(
             snapshot=self.snapshot,
@@ -106,33 +111,80 @@ class Application:
         for key, policy in self.plan.policies.items():
             self.snapshot.declare(key, codes.section_codes(key.section), policy)
             self.board.declare_section(key.deployment, key.section, self.plan.off.get(key))
-        self.runner = Runner(rooms=self._rooms(), clock=clock)
+        self._maintenance = MaintenanceWatch(
+            {deployment.name: deployment.maintenance for deployment in config.deployments},
+            clock=clock,
+            on_change=self._show_maintenance,
+        )
+        for deployment, maintenance in self.maintenance.items():
+            self._show_maintenance(deployment, maintenance)
+        self.runner = Runner(rooms=self._rooms.table(), clock=clock)
         self.ticker: Ticker[Round] = Ticker(run=self.runner.run, observer=self, clock=clock)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Everything that is to be probed now: what the configuration asks for, and what was found."""
+        found = (target for relays in self._relays.values() for target in relays.targets)
+        return (*self.plan.targets, *found)
+
+    @property
+    def maintenance(self) -> Mapping[str, Maintenance]:
+        """Whether a maintenance window is open now, for each deployment."""
+        return self._maintenance.now
+
+    def derp_map(self, deployment: str) -> DerpMap | None:
+        """Return the DERP map of a deployment that is in use now."""
+        relays = self._relays.get(deployment)
+        return None if relays is None else relays.state.derp_map
 
     async def serve(self) -> None:
         """Probe on schedule until cancelled."""
-        for section in Section:
-            self.own.set_targets(section, sum(target.section is section for target in self.plan.targets))
+        self._count_targets()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.ticker.serve(self.plan.targets))
                 group.create_task(self.own.watch_event_loop(self.clock))
+                group.create_task(self._maintenance.serve())
+                for relays in self._relays.values():
+                    group.create_task(relays.serve())
         finally:
             await self.close()
 
-    async def check(self, targets: Iterable[Target] | None = None) -> None:
-        """Run each of these targets (all by default) once, now and side by side."""
+    async def check(self, sections: Collection[Section] = ()) -> None:
+        """Run each target of these sections (all by default) once and now. Those that judge what
+        others found come after them; the rest runs side by side."""
+        wanted = [target for target in self.plan.targets if not sections or target.section in sections]
+        judging = [target for target in wanted if isinstance(target, DerpTarget)]
+        mapped = {target.deployment for target in wanted if isinstance(target, DerpTarget | DirectConnectionsTarget)}
+        lists = [
+            target
+            for target in self.plan.targets
+            if isinstance(target, WorkspaceProxiesTarget) and target.deployment in mapped
+        ]
+        relays = [self._relays[deployment] for deployment in sorted(mapped)]
         async with asyncio.TaskGroup() as group:
-            for target in self.plan.targets if targets is None else targets:
-                group.create_task(self._check(target))
+            for target in wanted:
+                if not isinstance(target, DerpTarget | DirectConnectionsTarget | WorkspaceProxiesTarget):
+                    group.create_task(self._check(target))
+            # the relays of workspace proxies are known by the list of those
+            await _together(
+                *(one.watch.refresh() for one in relays),
+                *(self._check(target) for target in wanted if isinstance(target, WorkspaceProxiesTarget)),
+                *(self._list_proxies(target) for target in lists if target not in wanted),
+            )
+            await _together(*(one.replan() for one in relays))
+            # relays in turn: what all do at once is slower for each, and would be measured
+            slots = asyncio.Semaphore(MAX_RELAYS_AT_ONCE)
+            await _together(
+                *(self._check_in(slots, target) for one in relays for target in one.targets if judging),
+                *(self._check(target) for target in wanted if isinstance(target, DirectConnectionsTarget)),
+            )
+            await _together(*(self._check(target) for one in relays for target in one.overlooked(self.snapshot)))
+            await _together(*(self._check(target) for target in judging))
 
     async def close(self) -> None:
-        """Give back what runs kept open, side by side: each may take its time to say goodbye."""
-        sessions = list(self._sessions.values())
-        self._sessions.clear()
-        async with asyncio.TaskGroup() as group:
-            for session in sessions:
-                group.create_task(session.close())
+        """Give back what runs kept open."""
+        await self._rooms.close()
 
     def web(self, telemetry_path: str = DEFAULT_TELEMETRY_PATH) -> Any:
         """Return the HTTP application that shows this exporter."""
@@ -145,7 +197,7 @@ class Application:
             landing=lambda: Landing(
                 version=__version__,
                 now_timestamp_seconds=self.clock.now(),
-                deployments=survey(self.snapshot, self.board.off),
+                deployments=survey(self.snapshot, self.board.off, self.maintenance),
             ),
             telemetry_path=telemetry_path,
         )
@@ -182,6 +234,23 @@ class Application:
             elapsed_seconds=self.clock.monotonic() - self._started,
             complete=outcome.complete,
         )
+        self._show(commit)
+        if isinstance(target, WorkspaceProxiesTarget):
+            self._tell_relays(target)
+        for health in outcome.healths if self._logs_runs else ():
+            _log.debug(
+                "run.finished",
+                deployment=target.deployment,
+                section=str(target.section),
+                target=health.key.name,
+                severity=health.report.severity.label,
+                codes=[finding.code for finding in health.report.findings],
+                duration_seconds=round(health.duration_seconds, 6),
+                address=getattr(health.result, "address", None),
+            )
+
+    def _show(self, commit: Commit) -> None:
+        """Take what a commit changed into the metrics and the log."""
         for key in commit.removed:
             self._versions.pop(key, None)
         before = {key: self.board.off.get(key) for key in commit.sections}
@@ -207,18 +276,6 @@ class Application:
                     section=str(section_key.section),
                     reason=str(now_off or ""),
                 )
-        for entry in commit.entries if self._logs_runs else ():
-            health = entry.health
-            _log.debug(
-                "run.finished",
-                deployment=target.deployment,
-                section=str(target.section),
-                target=health.key.name,
-                severity=health.report.severity.label,
-                codes=[finding.code for finding in health.report.findings],
-                duration_seconds=round(health.duration_seconds, 6),
-                address=getattr(health.result, "address", None),
-            )
         for change in commit.changes:
             log = _log.warning if change.active and change.severity > 0 else _log.info
             log(
@@ -233,134 +290,83 @@ class Application:
             if self._on_change is not None:
                 self._on_change(change)
 
+    def _show_maintenance(self, deployment: str, maintenance: Maintenance) -> None:
+        self.board.show_maintenance(deployment, is_open=maintenance.open)
+
     async def _check(self, target: Target) -> None:
         self.run_finished(target, await self.runner.run(target))
 
+    async def _check_in(self, slots: asyncio.Semaphore, target: Target) -> None:
+        async with slots:
+            await self._check(target)
+
+    async def _list_proxies(self, target: WorkspaceProxiesTarget) -> None:
+        """Read only the list, where the proxies themselves are not asked for."""
+        await self._rooms.discovery(target).refresh(self.clock.monotonic() + target.timeout_seconds)
+        self._tell_relays(target)
+
+    def _tell_relays(self, target: WorkspaceProxiesTarget) -> None:
+        relays = self._relays.get(target.deployment)
+        if relays is not None:
+            relays.set_proxies(self._rooms.discovery(target).known)
+
+    def _reschedule(self) -> None:
+        """Take up the targets that are there now; those that left take their series along."""
+        found = {target.schedule_name: target for relays in self._relays.values() for target in relays.targets}
+        for name in self._scheduled.keys() - found.keys():
+            self._show(self.snapshot.retire(name))
+        self._scheduled = found
+        if self.ticker.serving.is_set():
+            self.ticker.set_targets(self.targets)
+            self._count_targets()
+
+    def _count_targets(self) -> None:
+        counts = Counter(target.section for target in self.targets)
+        for section in Section:
+            self.own.set_targets(section, counts[section])
+
     def _note_versions(self, target: Target, outcome: Round) -> None:
-        """A server or proxy that shows a version which was not seen lately is rolling out.
+        """A server, proxy or provisioner daemon that shows a version which was not seen lately is rolling out.
 
         Replicas of two versions behind one name show theirs in turn: that is one roll-out, not a
         new one each time, else skew that lasts would wait for ever.
         """
         now = self.clock.monotonic()
         for health in outcome.healths:
-            version = None
-            if isinstance(health.result, AccessURLResult) and health.result.best is not None:
-                version = health.result.best.coder_version
-            elif isinstance(health.result, ProxyResult):
-                version = health.result.answered_version
-            if not version:
+            versions = _shown_versions(health.result)
+            if not versions:
                 continue
             seen = self._versions.setdefault(health.key, {})
-            if len(seen) == 1 and version in seen:
-                seen[version] = now
+            if seen.keys() == versions:
+                seen |= dict.fromkeys(versions, now)
                 continue
-            # the latest one stays known, however long ago: an interval or an outage is no roll-out
-            latest = max(seen, key=seen.__getitem__, default=None)
+            # the latest ones stay known, however long ago: an interval or an outage is no roll-out
+            latest = max(seen.values(), default=now)
             lately = {
-                name: when for name, when in seen.items() if name == latest or now - when <= VERSION_MEMORY_SECONDS
+                name: when for name, when in seen.items() if when == latest or now - when <= VERSION_MEMORY_SECONDS
             }
-            if seen and version not in lately:
+            for version in sorted(versions - lately.keys()) if seen else ():
                 _log.info("version.changed", deployment=target.deployment, target=health.key.name, version=version)
                 self.snapshot.version_changed(target.deployment, elapsed_seconds=now - self._started)
-            self._versions[health.key] = lately | {version: now}
-
-    # the table: section -> probe, assess
-
-    def _rooms(self) -> Mapping[Section, Room]:
-        return {
-            Section.ACCESS_URL: Room(probe=self._probe_access_url, judge=_judge_access_url, name=self._host),
-            Section.WEBSOCKET: Room(
-                probe=partial(websocket_probe.probe, clock=self.clock),
-                judge=_judge_websocket,
-                name=self._host,
-            ),
-            Section.DATABASE: Room(
-                probe=self._probe_database, judge=_judge_database, name=lambda target: DATABASE_TARGET
-            ),
-            Section.WORKSPACE_PROXY: Room(
-                probe=self._probe_workspace_proxies, judge=_judge_workspace_proxies, name=lambda target: ""
-            ),
-        }
-
-    def _probe_access_url(self, target: AccessURLTarget) -> Awaitable[AccessURLResult]:
-        memory = self._memories.setdefault(target.schedule_name, IdentityMemory())
-        return access_url_probe.probe(target, clock=self.clock, memory=memory)
-
-    def _probe_database(self, target: DatabaseTarget) -> Awaitable[DatabaseResult]:
-        session = self._session(
-            target, target.url, fresh_connection_interval_seconds=target.fresh_connection_interval_seconds
-        )
-        return database_probe.probe(target, session=session, clock=self.clock)
-
-    def _probe_workspace_proxies(self, target: WorkspaceProxiesTarget) -> Awaitable[RoundResult]:
-        discovery = self._discoveries.get(target.schedule_name)
-        if discovery is None:
-            discovery = ProxyDiscovery(target, clock=self.clock, read_tables=self._tables_of(target))
-            self._discoveries[target.schedule_name] = discovery
-        return workspace_proxy_probe.probe(target, discovery=discovery, clock=self.clock)
-
-    def _tables_of(self, target: WorkspaceProxiesTarget) -> ReadTables | None:
-        if target.database_url is None:
-            return None
-        tables = CoderTables(self._session(target, target.database_url))
-        return lambda timeout_seconds: tables.read_workspace_proxies(timeout_seconds=timeout_seconds)
-
-    def _session(self, target: Target, url: Secret, **options: float) -> Session:
-        """Return the kept connection of a schedule entry. Each has its own: two conversations on
-        one would wait for each other, and be measured."""
-        session = self._sessions.get(target.schedule_name)
-        if session is None:
-            session = Session(
-                parse_postgres_url(url.reveal()), clock=self.clock, timeout_seconds=target.timeout_seconds, **options
-            )
-            self._sessions[target.schedule_name] = session
-        return session
-
-    def _host(self, target: HTTPTarget) -> str:
-        """Return the label `target` when a run broke before it could tell: that of the run before."""
-        for key in self.snapshot.entries:
-            if key.section_key == target.section_key:
-                return key.name
-        return ""
+            self._versions[health.key] = lately | dict.fromkeys(versions, now)
 
 
-def _judge_access_url(target: AccessURLTarget, result: AccessURLResult) -> Sequence[Judgement]:
-    report = access_url.assess(
-        result,
-        certificate_warning_seconds=target.certificate_warning_seconds,
-        certificate_error_seconds=target.certificate_error_seconds,
-    )
-    return (Judgement(name=result.host, report=report, result=result, phase_seconds=result.phase_seconds),)
+def _shown_versions(result: object) -> set[str]:
+    """Return the versions that a result shows of what it measured; none when it shows none."""
+    match result:
+        case AccessURLResult(best=best) if best is not None and best.coder_version:
+            return {best.coder_version}
+        case ProxyResult(answered_version=version) if version:
+            return {version}
+        case ProvisionerDaemonsResult():
+            return {daemon.version for daemon in result.recent}
+    return set()
 
 
-def _judge_websocket(target: WebSocketTarget, result: WebSocketResult) -> Sequence[Judgement]:
-    report = websocket.assess(result)
-    return (Judgement(name=result.host, report=report, result=result, phase_seconds=result.phase_seconds),)
-
-
-def _judge_database(target: DatabaseTarget, result: DatabaseResult) -> Sequence[Judgement]:
-    report = database.assess(result, threshold_seconds=target.latency_threshold_seconds)
-    return (Judgement(name=DATABASE_TARGET, report=report, result=result, phase_seconds=result.phase_seconds),)
-
-
-def _judge_workspace_proxies(target: WorkspaceProxiesTarget, result: RoundResult) -> Sequence[Judgement]:
-    """The round itself, under an empty name, and each proxy under its own."""
-    own = Judgement(name="", report=workspace_proxy.assess_round(result), result=result)
-    return (
-        own,
-        *(
-            Judgement(
-                name=proxy.proxy.name,
-                report=workspace_proxy.assess_proxy(proxy),
-                result=proxy,
-                phase_seconds=proxy.phase_seconds,
-                started_timestamp_seconds=proxy.started_timestamp_seconds,
-                duration_seconds=proxy.duration_seconds,
-            )
-            for proxy in result.proxies
-        ),
-    )
+async def _together(*work: Coroutine[object, object, None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for one in work:
+            group.create_task(one)
 
 
 @asynccontextmanager

@@ -6,22 +6,18 @@ codes: a single round settles nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 from xml.etree import ElementTree
 
+from exporter import check_json, check_words
 from exporter.app import Application
-from exporter.health import codes
-from exporter.health.access_url import AccessURLResult
-from exporter.health.database import DatabaseResult
 from exporter.health.model import Finding, OffReason, Section, Severity
-from exporter.health.websocket import Mode, WebSocketResult
-from exporter.health.workspace_proxy import ProxyResult, RoundResult
+from exporter.health.workspace_proxy import RoundResult
 from exporter.snapshot import TargetHealth
+from exporter.wire.derp_map import DerpMap
 
 FORMATS = ("table", "json", "junit")
 # Grows when a member changes its meaning or goes away; new members may come at any time.
@@ -30,12 +26,14 @@ JSON_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SectionOutcome:
-    """A section of a deployment after one round. `off` is None when it was probed."""
+    """A section of a deployment after one round. `off` is None when it was probed. `derp_map` is
+    the map that the section `derp` went by; None without one, and for other sections."""
 
     deployment: str
     section: Section
     off: OffReason | None
     healths: tuple[TargetHealth, ...]
+    derp_map: DerpMap | None = None
 
     @property
     def severity(self) -> Severity:
@@ -53,6 +51,7 @@ def collect(application: Application) -> tuple[SectionOutcome, ...]:
             section=key.section,
             off=off,
             healths=() if off is not None else tuple(by_section.get(key, ())),
+            derp_map=application.derp_map(key.deployment) if key.section is Section.DERP else None,
         )
         for key, off in application.board.off.items()
     )
@@ -82,7 +81,8 @@ def to_json(outcomes: Sequence[SectionOutcome]) -> dict[str, Any]:
                 "enabled": outcome.off is None,
                 "reason": "" if outcome.off is None else str(outcome.off),
                 "severity": None if outcome.off is not None else outcome.severity.label,
-                "targets": [_target_json(health) for health in outcome.healths],
+                "targets": [check_json.tell_target(health) for health in outcome.healths],
+                **check_json.tell_section(outcome.section, outcome.healths, outcome.derp_map),
             }
         )
     return {
@@ -90,50 +90,6 @@ def to_json(outcomes: Sequence[SectionOutcome]) -> dict[str, Any]:
         "severity": worst(outcomes).label,
         "deployments": [{"name": name, "sections": sections} for name, sections in deployments.items()],
     }
-
-
-def _target_json(health: TargetHealth) -> dict[str, Any]:
-    failure = health.report.failure
-    return {
-        "target": health.key.name,
-        "severity": health.report.severity.label,
-        "success": failure is None,
-        "failure": None if failure is None else _plain(failure),
-        "codes": [
-            {
-                "code": finding.code,
-                "severity": finding.severity.label,
-                "message": finding.message,
-                "docs_url": code.docs_url if (code := codes.find(finding.code)) is not None else codes.DOCS_URL,
-            }
-            for finding in health.report.findings
-        ],
-        "started_timestamp_seconds": health.started_timestamp_seconds,
-        "duration_seconds": health.duration_seconds,
-        "phase_seconds": {str(phase): seconds for phase, seconds in health.phase_seconds.items()},
-        "facts": _plain(health.result),
-    }
-
-
-def _plain(value: object) -> Any:
-    """Return a frozen value as JSON's own types; a result's nested targets stand on their own."""
-    if isinstance(value, Severity):
-        return value.label
-    if isinstance(value, Enum):
-        return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if not (isinstance(value, RoundResult) and field.name == "proxies")
-        }
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, str | int | float | bool) or value is None:
-        return value
-    return str(value)
 
 
 def _table(outcomes: Sequence[SectionOutcome]) -> str:
@@ -155,15 +111,27 @@ def _rows(outcome: SectionOutcome) -> Iterator[tuple[str, str, str, str, str, st
         return
     shown = False
     for health in outcome.healths:
-        target = (*where, _line(health.key.name) or "-")
-        for finding in sorted(health.report.findings, key=_by_severity):
-            yield (*target, finding.severity.label, finding.code, _line(finding.message))
-            shown = True
-        if not health.report.findings and not (isinstance(health.result, RoundResult) and len(outcome.healths) > 1):
-            yield (*target, Severity.OK.label, "-", _line(describe(health.result)))
+        for cells in _target_rows(health, alone=len(outcome.healths) == 1):
+            yield (*where, *cells)
             shown = True
     if not shown:
         yield (*where, "-", Severity.OK.label, "-", "nothing to probe")
+
+
+def _target_rows(health: TargetHealth, *, alone: bool) -> Iterator[tuple[str, str, str, str]]:
+    """Every finding, else what was seen; then notes. A run may fail without a code of its own: what
+    it means is said by another target (a relay's region) or by nobody."""
+    target = _line(health.key.name) or "-"
+    findings = sorted(health.report.findings, key=_by_severity)
+    for finding in findings:
+        yield target, finding.severity.label, finding.code, _line(finding.message)
+    failure = health.report.failure
+    if not findings and failure is not None:
+        yield target, "failed", "-", _line(failure.message)
+    elif not findings and (alone or not isinstance(health.result, RoundResult)):
+        yield target, Severity.OK.label, "-", _line(check_words.describe(health.result))
+    for name, kind, sentence in check_words.note(health.result, judged=bool(findings)):
+        yield _line(name) or target, kind, "-", _line(sentence)
 
 
 def _by_severity(finding: Finding) -> int:
@@ -179,39 +147,6 @@ _OFF = {
     OffReason.NO_DATABASE: "needs a database URL",
     OffReason.NOT_CONFIGURED: "not configured",
 }
-
-
-def describe(result: object) -> str:
-    """Return the facts of a good run in a few words."""
-    match result:
-        case AccessURLResult():
-            parts = [
-                f"{attempt.status} from {attempt.address} in {_ms(sum(attempt.phase_seconds.values()))}"
-                for attempt in result.attempts
-                if attempt.status is not None
-            ]
-            version = result.best.coder_version if result.best is not None else None
-            return ", ".join([*parts, *([f"Coder {version}"] if version else [])])
-        case WebSocketResult(mode=Mode.ECHO):
-            slowest = max(result.echo_round_trip_seconds, default=0.0)
-            count = len(result.echo_round_trip_seconds)
-            return f"{count} messages echoed by {result.address}, the slowest in {_ms(slowest)}"
-        case WebSocketResult():
-            why = f" (no echo: {result.echo_fallback})" if result.echo_fallback else ""
-            return f"DERP map received from {result.address}{why}"
-        case DatabaseResult():
-            median = result.median_ping_seconds
-            return f"median of five pings {_ms(median)}" if median is not None else "not pinged"
-        case ProxyResult():
-            version = f", version {_line(result.version)}" if result.version else ""
-            return f"{result.status} from {result.address}{version}"
-        case RoundResult():
-            return "no workspace proxies"
-    return ""
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
 
 
 def _line(text: str) -> str:

@@ -214,9 +214,7 @@ async def _check_once(config: Config, sections: Sequence[str], output: str) -> i
 
 async def _check_and_close(application: Application, sections: Sequence[str]) -> None:
     try:
-        await application.check(
-            target for target in application.plan.targets if not sections or target.section in sections
-        )
+        await application.check([Section(name) for name in sections])
     finally:
         await application.close()
 

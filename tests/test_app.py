@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from exporter.health.model import Section
 from exporter.metrics.negotiation import Format
 from exporter.snapshot import CodeChange
 from tests.support.clock import FakeClock
-from tests.support.raw_http import RawServer, hang, response
+from tests.support.raw_http import RawServer, hang, json_response, response
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ async def test_before_the_first_run_codes_are_there_and_facts_are_not(coder: Sim
 
 
 async def test_grades_tell_what_is_off_and_why(coder: SimulatedCoder) -> None:
-    """Without token and database two sections are off, with their reasons, and have no codes."""
+    """Without token and database three sections are off, with their reasons, and have no codes."""
     application = make_application(coder.url)
     enabled = {
         (dict(labels)["section"], dict(labels)["reason"]): value
@@ -79,8 +80,11 @@ async def test_grades_tell_what_is_off_and_why(coder: SimulatedCoder) -> None:
     assert {
         ("access_url", ""): 1.0,
         ("websocket", ""): 1.0,
+        ("derp", ""): 1.0,
+        ("direct_connections", ""): 1.0,
         ("database", "no_database"): 0.0,
         ("workspace_proxy", "no_token"): 0.0,
+        ("provisioner_daemons", "no_token"): 0.0,
     } == enabled
     assert [] == find(application, "coder_health_code_active", section="database")
 
@@ -115,7 +119,7 @@ async def test_a_fault_goes_from_the_wire_to_the_scrape_and_back(coder: Simulate
     assert [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0), (0.0, 0.0)] == seen
     assert [("XACS06", True), ("XACS06", False)] == [(c.code, c.active) for c in changes if c.code == "XACS06"]
     assert [200.0] == find(application, "coder_health_access_url_status_code")
-    assert [] == find(application, "coder_health_code_target")
+    assert [] == find(application, "coder_health_code_target", section="access_url")
     assert [2.0] == find(application, "coder_health_probe_failures_total", section="access_url", reason="status")
 
 
@@ -165,17 +169,49 @@ async def test_replicas_of_two_versions_are_one_roll_out(coder: SimulatedCoder) 
     assert opened[1] != application.snapshot._version_changed["prod"]
 
 
+async def test_daemons_that_are_upgraded_are_a_roll_out() -> None:
+    """Versions that were there from the start are none; one that joins them opens the version grace, once."""
+    listed = "/api/v2/organizations/1/provisionerdaemons?limit=0&offline=true"
+
+    def answer(*versions: str) -> bytes:
+        entries = [{"id": one, "name": one, "version": one, "last_seen_at": "2100-01-01T00:00:00Z"} for one in versions]
+        return json_response(json.dumps(entries))
+
+    clock, changes = FakeClock(), list[CodeChange]()
+    async with RawServer({"/api/v2/organizations": json_response('[{"id": "1", "name": "coder"}]')}) as server:
+        server.answers["/api/v2/buildinfo"] = json_response('{"version": "v2.26.0"}')
+        server.answers[listed] = answer("v2.26.0", "v2.26.1")
+        application = make_application(
+            server.url, clock=clock, changes=changes, CODER_SESSION_TOKEN="abcdefghij-0123456789012345678901"
+        )
+        await clock.advance(3600)
+        opened = []
+        for versions in (("v2.26.0", "v2.26.1"), ("v2.26.0", "v2.27.0"), ("v2.27.0",), ("v2.26.0", "v2.27.0")):
+            server.answers[listed] = answer(*versions)
+            await application.check([Section.PROVISIONER_DAEMONS])
+            opened.append(application.snapshot._version_changed.get("prod"))
+            await clock.advance(30)
+        assert ([None, opened[1]], 1) == (opened[:2], len(set(opened[1:])))
+        assert [1.0] == find(application, "coder_health_code_observed", code="EPD02")
+        assert [] == [change for change in changes if change.code == "EPD02"]
+        await clock.advance(300)
+        await application.check([Section.PROVISIONER_DAEMONS])
+    assert [("EPD02", True)] == [(change.code, change.active) for change in changes]
+
+
 async def test_hanging_targets_do_not_hold_up_a_stop() -> None:
     """Leaving `running` ends within the promise of two seconds, with fivefold slack, whatever hangs."""
     async with RawServer({"/healthz": hang, "/api/v2/derp-map": hang}) as server:
         config = load_config(None, {"CODER_URL": server.url, "CODER_HEALTH_DEPLOYMENT": "prod"})
         async with asyncio.timeout(10):
             async with running(config) as application:
-                runs = [asyncio.ensure_future(application.ticker.force(name)) for name in application.ticker.targets]
+                names = list(application.ticker.targets)
+                runs = [asyncio.ensure_future(application.ticker.force(name)) for name in names]
                 await server.wait_until_asked("/healthz")
             outcomes = await asyncio.gather(*runs, return_exceptions=True)
-    # who waits for a run that is given up is told that its target is gone
-    assert {KeyError} == {type(outcome) for outcome in outcomes}
+    # who waits for a run that is given up is told that its target is gone; the relays have no map to wait for
+    kinds = {name: type(outcome) for name, outcome in zip(names, outcomes, strict=True)}
+    assert {KeyError} == {kind for name, kind in kinds.items() if name.endswith(("/access_url", "/websocket"))}
 
 
 async def test_ready_waits_for_the_first_round_and_no_longer_than_a_minute() -> None:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from exporter.config.document import PROBLEM, Document, Keys
+from exporter.config.document import Document, Keys
 from exporter.config.problems import KeyPath, Problem, format_key
+from exporter.config.values import PROBLEM
 from exporter.config.yaml_nodes import Ambiguous, Tree
 
 MAX_DESCRIBED = 1000
@@ -43,7 +44,8 @@ def decode_document(tree: Tree) -> Document:
                 text = _describe(detail["type"], detail.get("ctx", {}), path, root, unknown)
                 tree.problems.append(Problem(path=path, line=find_line(tree.lines, path), text=text))
                 tree.broken.add(path)
-            _cut_out(root, path)
+        for detail in reversed(details):
+            _cut_out(root, detail["loc"])
 
 
 def find_line(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
@@ -113,8 +115,12 @@ def _find(value: object, path: KeyPath) -> object:
 
 
 def _cut_out(root: object, path: KeyPath) -> None:
-    parent = _find(root, path[:-1])
+    """Remove a value. In a list an empty mapping takes its place, so that what comes after keeps its
+    number; where not even that can stand, in a list of texts, it goes. Later items are cut out first."""
+    parent: Any = _find(root, path[:-1])
     if isinstance(parent, dict):
         parent.pop(path[-1], None)
+    elif parent[path[-1]] == {}:
+        del parent[path[-1]]
     else:
-        parent[path[-1]] = {}  # type: ignore[index]
+        parent[path[-1]] = {}

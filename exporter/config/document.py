@@ -1,37 +1,47 @@
 """The keys of the configuration file: names, forms, defaults and meanings, as pydantic models.
 
-In: the tree of yaml_nodes. Out: `Document`, where a key that was left out is None. What is inherited
-and what keys say about one another is settled in resolve.py. The reference (show.py) is made from
+In: the tree of yaml_nodes. Out: `Document`, where a key that was left out is None. What a scalar may
+be stands in values.py; what is inherited and what keys say about one another is settled in resolve.py
+and sections.py. The reference (show.py) is made from
 these models too; the defaults come from model.py, so neither can drift.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, ClassVar, NoReturn
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from exporter.config import model
-from exporter.config.durations import MAX_SECONDS, WANTED, format_duration, parse_duration
-from exporter.config.problems import quote
-from exporter.config.yaml_nodes import Ambiguous
-from exporter.errors import WireError
+from exporter.config.durations import format_duration
+from exporter.config.values import (
+    MAX_PACKETS_PER_SECOND,
+    URL,
+    Boolean,
+    Count,
+    Duration,
+    FilePath,
+    Grace,
+    Hosts,
+    InterfacePatterns,
+    Interval,
+    LatencyThreshold,
+    LossWindow,
+    Name,
+    PacketRate,
+    SecretText,
+    TimeZone,
+    UUIDText,
+    WindowDuration,
+    WindowStart,
+    name_kind,
+    read_url,
+    refuse,
+)
+from exporter.config.windows import DEFAULT_ZONE
 from exporter.health.model import Section
 from exporter.health.settle import Policy
-from exporter.secret import Secret
-from exporter.wire.url import parse_origin
-
-PROBLEM = "exporter_problem"
-MAX_NAME_CHARACTERS = 64
-MIN_INTERVAL_SECONDS = 1.0
-# Coder truncates its threshold to whole milliseconds, and takes 0 for "not set": its default of 15 ms.
-# Source: coder-interfaces, section 1, threshold.
-MIN_LATENCY_THRESHOLD_SECONDS = 0.001
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,154 +61,30 @@ class Key:
     optional: bool = False
 
 
-def _refuse(text: str) -> NoReturn:
-    raise PydanticCustomError(PROBLEM, "{text}", {"text": text})
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return {int: "a number", str: "a text", list: "a list", dict: "a mapping"}.get(type(value), "something else")
-
-
-def _read_text(value: object, *, secret: bool = False) -> str:
-    if isinstance(value, str):
-        if not value.strip():
-            _refuse("is empty; give it a value, or remove the key")
-        return value
-    if isinstance(value, Ambiguous):
-        if secret:
-            _refuse("YAML does not read this value as a text; put it in quotes")
-        shown = "this value" if len(value.text) > 20 else value.text
-        _refuse(f"YAML reads {shown} as {value.meaning}; put it in quotes")
-    if isinstance(value, bool | int):
-        _refuse(f"YAML reads this value as {_kind(value)}; put it in quotes")
-    _refuse(f"is {_kind(value)}; a text is wanted")
-
-
-def _read_printable(value: object) -> str:
-    text = _read_text(value)
-    if not text.isprintable():
-        _refuse("holds a control character; a printable text is wanted")
-    return text
-
-
-def read_name(value: object) -> str:
-    """Return the name of a deployment or proxy: it becomes a label, a part of URLs and log lines."""
-    text = _read_printable(value)
-    if len(text) > MAX_NAME_CHARACTERS:
-        _refuse(f"has {len(text)} characters; a name has 1 to {MAX_NAME_CHARACTERS}")
-    if text != text.strip():
-        _refuse("begins or ends with a blank; remove it")
-    return text
-
-
-def _read_path(value: object) -> Path:
-    return Path(_read_printable(value))
-
-
-def _read_secret(value: object) -> Secret:
-    return Secret(_read_text(value, secret=True))
-
-
-def _read_url(value: object) -> str:
-    text = _read_text(value, secret=True)
-    try:
-        parse_origin(text)
-    except WireError as error:
-        problem = str(error)
-    else:
-        return text
-    _refuse(problem)
-
-
-def _read_uuid(value: object) -> str:
-    text = _read_text(value)
-    if not _UUID.fullmatch(text):
-        _refuse("is not a UUID; write it like 6f0c1a52-7f4e-4b53-9d0a-0c8de5f5a3b1")
-    return text.lower()
-
-
-def _read_boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, Ambiguous):
-        _refuse(f"YAML 1.1 reads {quote(value.text)} as {value.meaning}, YAML 1.2 does not; write true or false")
-    _refuse(f"is {_kind(value)}; write true or false, without quotes")
-
-
-def _read_count(value: object) -> int:
-    wanted = "write a whole number from 1 to 100"
-    if isinstance(value, Ambiguous):
-        _refuse(f"YAML reads {quote(value.text)} as {value.meaning}; {wanted} in plain digits")
-    if isinstance(value, bool) or not isinstance(value, int):
-        _refuse(f"is {_kind(value)}; {wanted}, without quotes")
-    if not 1 <= value <= 100:
-        _refuse(f"{quote(str(value))} is out of range; {wanted}")
-    return value
-
-
-def _read_duration(value: object) -> float:
-    if isinstance(value, Ambiguous):
-        _refuse(f"YAML reads {quote(value.text)} as {value.meaning}, which is not a duration; {WANTED}")
-    if isinstance(value, list | dict):
-        _refuse(f"is {_kind(value)}, not a duration; {WANTED}")
-    text = ("true" if value else "false") if isinstance(value, bool) else str(value)
-    seconds = parse_duration(text)
-    if seconds is None:
-        _refuse(f"{quote(text)} is not a duration; {WANTED}")
-    if seconds > MAX_SECONDS:
-        _refuse(f"{quote(text)} is too long; at most {format_duration(MAX_SECONDS)}")
-    return seconds
-
-
-def _read_positive_duration(value: object) -> float:
-    seconds = _read_duration(value)
-    if seconds <= 0:
-        _refuse(f"{quote(str(value))} is no time at all; a duration above 0s is wanted")
-    return seconds
-
-
-def _read_interval(value: object) -> float:
-    seconds = _read_positive_duration(value)
-    if seconds < MIN_INTERVAL_SECONDS:
-        _refuse(f"{quote(str(value))} is too short; at least {format_duration(MIN_INTERVAL_SECONDS)}")
-    return seconds
-
-
-def _read_latency_threshold(value: object) -> float:
-    seconds = _read_positive_duration(value)
-    if seconds < MIN_LATENCY_THRESHOLD_SECONDS:
-        _refuse(f"{quote(str(value))} is too short; at least 1ms, since Coder compares whole milliseconds")
-    return seconds
-
-
-Boolean = Annotated[bool, PlainValidator(_read_boolean)]
-Count = Annotated[int, PlainValidator(_read_count)]
-Grace = Annotated[float, PlainValidator(_read_duration)]
-Duration = Annotated[float, PlainValidator(_read_positive_duration)]
-Interval = Annotated[float, PlainValidator(_read_interval)]
-LatencyThreshold = Annotated[float, PlainValidator(_read_latency_threshold)]
-Name = Annotated[str, PlainValidator(read_name)]
-URL = Annotated[str, PlainValidator(_read_url)]
-UUIDText = Annotated[str, PlainValidator(_read_uuid)]
-FilePath = Annotated[Path, PlainValidator(_read_path)]
-SecretText = Annotated[Secret, PlainValidator(_read_secret)]
-
 _DURATION, _COUNT, _BOOLEAN, _PATH = "duration", "number, 1 to 100", "true or false", "path"
 _POLICY = Policy()
 
 
-def _timeout(section: Section | None = None) -> Key:
+def _write_boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _timeout(section: Section | None = None, what: str = "one run") -> Key:
     seconds = model.DEFAULT_TIMEOUT_SECONDS if section is None else model.SECTION_TIMEOUT_SECONDS[section]
     default = format_duration(seconds)
     # only an example in a file of defaults: what is written does not give way to a shorter interval
     return Key(
-        meaning="Deadline of one run; when left out, a shorter interval lowers it.",
+        meaning=f"Deadline of {what}; when left out, a shorter interval lowers it.",
         form=_DURATION,
         default=default,
         example=default,
     )
+
+
+def _interval(section: Section) -> Key:
+    """The interval of a section that has a default of its own, whatever global.interval says."""
+    default = format_duration(model.SECTION_INTERVAL_SECONDS[section])
+    return Key(meaning="Time between the starts of two runs.", form=_DURATION, default=default)
 
 
 class Keys(BaseModel):
@@ -256,7 +142,7 @@ class Global(Keys):
     interval: Annotated[
         Interval | None,
         Key(
-            meaning="Time between the starts of two runs of a target; at least 1s.",
+            meaning="Time between two runs in sections without a default of their own; at least 1s.",
             form=_DURATION,
             default=format_duration(model.DEFAULT_INTERVAL_SECONDS),
         ),
@@ -292,6 +178,7 @@ class SectionKeys(Keys):
     ] = None
 
 
+_DERP = model.DerpSectionConfig()
 _CERTIFICATES = model.AccessURLSectionConfig()
 
 
@@ -323,17 +210,120 @@ class DatabaseSectionKeys(SectionKeys):
     timeout: Annotated[Duration | None, _timeout(Section.DATABASE)] = None
 
 
+class DerpMap(Keys):
+    file: Annotated[
+        FilePath | None,
+        Key(meaning="A DERP map as JSON, as Coder serves it; required.", form=_PATH, example="derp-map.json"),
+    ] = None
+
+
+_LOSS = model.LossConfig()
+
+
+class Loss(Keys):
+    enabled: Annotated[
+        Boolean | None,
+        Key(
+            meaning="Whether messages are sent at a low rate through each relay, to see loss and jitter.",
+            form=_BOOLEAN,
+            default=_write_boolean(_LOSS.enabled),
+        ),
+    ] = None
+    packets_per_second: Annotated[
+        PacketRate | None,
+        Key(
+            meaning="How many messages a second.",
+            form=f"number, 1 to {MAX_PACKETS_PER_SECOND}",
+            default=str(_LOSS.packets_per_second),
+        ),
+    ] = None
+    window: Annotated[
+        LossWindow | None,
+        Key(
+            meaning="How long one run sends, 1s to 30s; at most half of the interval, to which it falls when left out.",
+            form=_DURATION,
+            default=format_duration(_LOSS.window_seconds),
+            example=format_duration(_LOSS.window_seconds),
+        ),
+    ] = None
+
+
+class DerpKeys(SectionKeys):
+    interval: Annotated[Interval | None, _interval(Section.DERP)] = None
+    timeout: Annotated[Duration | None, _timeout(Section.DERP, "one relay or STUN server")] = None
+    expect_websocket: Annotated[
+        Boolean | None,
+        Key(
+            meaning="Whether clients are forced to WebSocket, so that it is no fault; left out: as the server says.",
+            form=_BOOLEAN,
+            example="false",
+        ),
+    ] = None
+    mesh: Annotated[
+        Boolean | None,
+        Key(
+            meaning="Whether the relays of a region are probed for reaching one another (XDERP04).",
+            form=_BOOLEAN,
+            default=_write_boolean(_DERP.mesh),
+        ),
+    ] = None
+    map: Annotated[DerpMap | None, Key(meaning="A DERP map instead of the server's.", optional=True)] = None
+    allow_hosts: Annotated[
+        Hosts | None,
+        Key(
+            meaning="Relay hosts that may be probed besides those of Coder and its workspace proxies; at most 100.",
+            form="host name or IP address",
+            example="[derp.example.com]",
+        ),
+    ] = None
+    loss: Annotated[Loss | None, Key(meaning="Loss and jitter of each relay.")] = None
+
+
 class WorkspaceProxyKeys(SectionKeys):
     timeout: Annotated[Duration | None, _timeout(Section.WORKSPACE_PROXY)] = None
 
 
+_DAEMONS = model.ProvisionerDaemonsSectionConfig()
+
+
+class ProvisionerDaemonsKeys(SectionKeys):
+    stale_after: Annotated[
+        Duration | None,
+        Key(
+            meaning="A daemon that was not seen for longer is not counted on (EPD01); heartbeats come every 60s.",
+            form=_DURATION,
+            default=format_duration(_DAEMONS.stale_after_seconds),
+        ),
+    ] = None
+
+
+class DirectConnectionsKeys(SectionKeys):
+    interval: Annotated[Interval | None, _interval(Section.DIRECT_CONNECTIONS)] = None
+    timeout: Annotated[Duration | None, _timeout(Section.DIRECT_CONNECTIONS)] = None
+    tunnel_interfaces: Annotated[
+        InterfacePatterns | None,
+        Key(
+            meaning="Interfaces by whose name one knows a tunnel (XNET05), besides those that the kernel calls so.",
+            form="shell pattern",
+            default=f"[{', '.join(model.TUNNEL_INTERFACES)}]",
+        ),
+    ] = None
+
+
 class Sections(Keys):
-    not_built = frozenset({"derp", "provisioner_daemons", "report", "workspaces", "direct_connections"})
+    not_built = frozenset({"report", "workspaces"})
 
     access_url: Annotated[AccessURLKeys | None, Key(meaning="GET /healthz and /api/v2/buildinfo.")] = None
     websocket: Annotated[WebSocketKeys | None, Key(meaning="A websocket through the access URL.")] = None
     database: Annotated[DatabaseSectionKeys | None, Key(meaning="Pings of Coder's database; needs `database`.")] = None
+    derp: Annotated[DerpKeys | None, Key(meaning="DERP relays and STUN servers of the deployment's map.")] = None
     workspace_proxy: Annotated[WorkspaceProxyKeys | None, Key(meaning="Every workspace proxy, in one round.")] = None
+    provisioner_daemons: Annotated[
+        ProvisionerDaemonsKeys | None, Key(meaning="Provisioner daemons; needs `database` or a session token.")
+    ] = None
+    direct_connections: Annotated[
+        DirectConnectionsKeys | None, Key(meaning="What this host's network lets through: NAT, UDP, MTU.")
+    ] = None
 
 
 class TLS(Keys):
@@ -405,9 +395,65 @@ class WorkspaceProxies(Keys):
     ] = None
 
 
-class Deployment(Keys):
-    not_built = frozenset({"replicas", "maintenance"})
+class Replica(Keys):
+    name: Annotated[
+        Name | None,
+        Key(
+            meaning="Name of the replica, unique; host and port of its URL when left out.",
+            form="text",
+            example="coderd-0",
+        ),
+    ] = None
+    url: Annotated[
+        URL | None,
+        Key(
+            meaning="Where the replica answers; may stand in the list alone, without a name; required.",
+            form="URL",
+            example="https://10.0.0.1:8080",
+        ),
+    ] = None
 
+
+def _read_replica(value: object) -> object:
+    """Let a URL alone stand for a replica."""
+    if isinstance(value, list):
+        refuse(f"is {name_kind(value)}; a URL, or a mapping with name and url, is wanted")
+    return value if isinstance(value, dict) else {"url": read_url(value)}
+
+
+class Replicas(Keys):
+    not_built = frozenset({"dns", "port"})
+
+    urls: Annotated[
+        list[Annotated[Replica, BeforeValidator(_read_replica)]] | None,
+        Key(meaning="Each replica of coderd by its own URL; their relays must reach one another (XDERP04)."),
+    ] = None
+
+
+class MaintenanceWindow(Keys):
+    start: Annotated[
+        WindowStart | None,
+        Key(
+            meaning="When it opens: each week, by the clocks of its zone, or once, at an RFC 3339 time; required.",
+            form="day and time",
+            example='"Sat 02:00"',
+        ),
+    ] = None
+    duration: Annotated[
+        WindowDuration | None,
+        Key(meaning="How long it is open, at most 7d; required.", form=_DURATION, example="2h"),
+    ] = None
+    timezone: Annotated[
+        TimeZone | None,
+        Key(
+            meaning="The zone of a weekly start, like Europe/Berlin.",
+            form="IANA time zone",
+            default=DEFAULT_ZONE,
+        ),
+    ] = None
+
+
+class Deployment(Keys):
     name: Annotated[
         Name | None,
         Key(meaning="Label deployment, unique, at most 64 characters; required.", form="text", example="prod"),
@@ -448,9 +494,16 @@ class Deployment(Keys):
     database: Annotated[
         Database | None, Key(meaning="Coder's PostgreSQL; without it the section database is off.", optional=True)
     ] = None
+    replicas: Annotated[
+        Replicas | None, Key(meaning="The replicas of coderd behind the access URL.", optional=True)
+    ] = None
     sections: Annotated[Sections | None, Key(meaning="What is probed, and how.")] = None
     workspace_proxies: Annotated[
         WorkspaceProxies | None, Key(meaning="Workspace proxies that you name yourself.", optional=True)
+    ] = None
+    maintenance: Annotated[
+        list[MaintenanceWindow] | None,
+        Key(meaning="Windows in which no rule alerts for the deployment; at most 100.", optional=True),
     ] = None
 
 

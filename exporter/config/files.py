@@ -18,6 +18,7 @@ from exporter.log import mask
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SECRET_BYTES = 1 << 16
 MAX_CERTIFICATES_BYTES = 1 << 22
+MAX_MAP_BYTES = 1 << 20
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

@@ -1,8 +1,8 @@
 """From a file and the environment to the Config; the public side of this package.
 
 Both go the same way: text -> values with lines (yaml_nodes) -> environment laid over them (here) ->
-keys (decode, document) -> inherited, compared and read (resolve) -> Config. Nothing that leaves,
-as result or error, shows a secret.
+keys (decode, document, values) -> inherited, compared and read (resolve, sections) -> Config. Nothing
+that leaves, as result or error, shows a secret.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from exporter.clock import Clock, SystemClock
 from exporter.config.decode import decode_document, find_line
 from exporter.config.files import MAX_CONFIG_BYTES, Unreadable, read_small_file, show_path
 from exporter.config.model import Config
+from exporter.config.notes import Origin
 from exporter.config.problems import KeyPath, Problem, format_path
-from exporter.config.resolve import Origin, Resolver
+from exporter.config.resolve import Resolver
 from exporter.config.show import defaults_yaml, redacted, reference
 from exporter.config.yaml_nodes import Tree, parse_yaml
 from exporter.errors import ConfigError
@@ -38,14 +40,16 @@ _NOTHING = (
     "(--config.print-defaults writes one)"
 )
 _MAX_PROBLEMS = 1000
+_CLOCK = SystemClock()
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+def load_config(path: Path | None, environ: Mapping[str, str], *, clock: Clock = _CLOCK) -> Config:
     """Return the configuration of a file, of the environment, or of a file that the environment completes.
 
     Args:
         path: None: the environment alone.
         environ: Only the names in VARIABLES are looked at; an empty or blank value counts as not set.
+        clock: Tells which maintenance windows are over.
 
     Raises:
         ConfigError: With every problem at once, one line each, sorted by line.
@@ -56,7 +60,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
             raise ConfigError([_NOTHING])
         tree = Tree(value={"deployments": [{}]})
         origin = Origin(lines=tree.lines, broken=tree.broken, alone=True)
-        return _finish(_ENVIRONMENT, tree, origin, given)
+        return _finish(_ENVIRONMENT, tree, origin, given, clock)
     source = show_path(path)
     try:
         file = read_small_file(path, MAX_CONFIG_BYTES)
@@ -65,14 +69,14 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     else:
         tree = parse_yaml(file.text)
         origin = Origin(lines=tree.lines, broken=tree.broken, folder=path.parent, file_mode=file.mode)
-        return _finish(source, tree, origin, given)
+        return _finish(source, tree, origin, given, clock)
     raise ConfigError([problem])
 
 
-def _finish(source: str, tree: Tree, origin: Origin, given: Mapping[str, str]) -> Config:
+def _finish(source: str, tree: Tree, origin: Origin, given: Mapping[str, str], clock: Clock) -> Config:
     clashes = _lay_over(source, tree, origin, given)
     document = decode_document(tree)
-    resolver = Resolver(origin)
+    resolver = Resolver(origin, now=clock.now())
     deployments = resolver.resolve(document)
     problems = _render(source, origin, [*tree.problems, *resolver.problems]) + clashes
     if problems:

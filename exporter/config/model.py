@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exporter.health.maintenance import Window
 from exporter.health.model import Section
+from exporter.health.provisioner_daemons import DEFAULT_STALE_AFTER_SECONDS
 from exporter.health.settle import Policy
 from exporter.secret import Secret
 
@@ -21,7 +23,18 @@ SECTION_TIMEOUT_SECONDS: Mapping[Section, float] = {
     Section.WEBSOCKET: 5.0,
     Section.DATABASE: 5.0,
     Section.WORKSPACE_PROXY: 5.0,
+    # of a DERP node, when no caller sets another
+    Section.DERP: 10.0,
+    Section.DIRECT_CONNECTIONS: 10.0,
 }
+# A check of a relay is four logins, and STUN servers may be somebody else's.
+# Source: derp-stun, P14.
+SECTION_INTERVAL_SECONDS: Mapping[Section, float] = {
+    Section.DERP: 60.0,
+    Section.DIRECT_CONNECTIONS: 60.0,
+}
+# Names of tunnel interfaces, for those that the kernel's kind does not tell.
+TUNNEL_INTERFACES = ("tun*", "tap*", "utun*", "wg*", "ppp*", "ipsec*", "tailscale*", "zt*", "nordlynx*", "coder*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +51,48 @@ class SectionConfig:
 class AccessURLSectionConfig(SectionConfig):
     certificate_warning_seconds: float = 14 * 86400.0  # XACS03, warning
     certificate_error_seconds: float = 2 * 86400.0  # XACS03, error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """A low-rate stream of messages through each relay, to see loss and jitter. Off by default."""
+
+    enabled: bool = False
+    packets_per_second: int = 2
+    window_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerpSectionConfig(SectionConfig):
+    """`expect_websocket`: clients are forced to WebSocket; None: as the server says."""
+
+    expect_websocket: bool | None = None
+    mesh: bool = True
+    map_file: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionerDaemonsSectionConfig(SectionConfig):
+    """`stale_after_seconds`: a daemon that was not seen for longer is not counted on."""
+
+    stale_after_seconds: float = DEFAULT_STALE_AFTER_SECONDS  # Coder's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectConnectionsSectionConfig(SectionConfig):
+    """`tunnel_interfaces`: name patterns that count as a tunnel, whatever the interface's kind."""
+
+    tunnel_interfaces: tuple[str, ...] = TUNNEL_INTERFACES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaConfig:
+    """A replica of coderd by its label and its URL."""
+
+    name: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +130,13 @@ class DeploymentConfig:
     access_url: AccessURLSectionConfig = field(default_factory=AccessURLSectionConfig)
     websocket: SectionConfig = field(default_factory=SectionConfig)
     database_section: SectionConfig = field(default_factory=SectionConfig)
+    derp: DerpSectionConfig = field(default_factory=DerpSectionConfig)
     workspace_proxy: SectionConfig = field(default_factory=SectionConfig)
+    provisioner_daemons: ProvisionerDaemonsSectionConfig = field(default_factory=ProvisionerDaemonsSectionConfig)
+    direct_connections: DirectConnectionsSectionConfig = field(default_factory=DirectConnectionsSectionConfig)
     static_proxies: tuple[ProxyConfig, ...] = ()
+    replicas: tuple[ReplicaConfig, ...] = ()
+    maintenance: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,17 @@ import yaml
 from exporter.config.decode import keys_of
 from exporter.config.document import Document, Key, Keys
 from exporter.config.durations import format_duration
-from exporter.config.model import AccessURLSectionConfig, Config, DeploymentConfig, SectionConfig
+from exporter.config.model import (
+    AccessURLSectionConfig,
+    Config,
+    DeploymentConfig,
+    DerpSectionConfig,
+    DirectConnectionsSectionConfig,
+    ProvisionerDaemonsSectionConfig,
+    SectionConfig,
+)
+from exporter.config.windows import format_start
+from exporter.health.maintenance import WeeklyWindow, Window
 from exporter.health.settle import Policy
 
 _MEANING_COLUMN = 56
@@ -118,16 +128,28 @@ def _show_deployment(deployment: DeploymentConfig) -> dict[str, Any]:
             "latency_threshold": format_duration(deployment.database.latency_threshold_seconds),
             "fresh_connection_interval": format_duration(deployment.database.fresh_connection_interval_seconds),
         }
+    if deployment.replicas:
+        shown["replicas"] = {"urls": [{"name": replica.name, "url": replica.url} for replica in deployment.replicas]}
     shown["sections"] = {
         "access_url": _show_section(deployment.access_url),
         "websocket": _show_section(deployment.websocket),
         "database": _show_section(deployment.database_section),
+        "derp": _show_section(deployment.derp),
         "workspace_proxy": _show_section(deployment.workspace_proxy),
+        "provisioner_daemons": _show_section(deployment.provisioner_daemons),
+        "direct_connections": _show_section(deployment.direct_connections),
     }
     if deployment.static_proxies:
         proxies = [{"name": proxy.name, "url": proxy.url, "id": proxy.id} for proxy in deployment.static_proxies]
         shown["workspace_proxies"] = {"static": proxies}
+    if deployment.maintenance:
+        shown["maintenance"] = [_show_window(window) for window in deployment.maintenance]
     return shown
+
+
+def _show_window(window: Window) -> dict[str, Any]:
+    shown = {"start": format_start(window), "duration": format_duration(window.duration_seconds)}
+    return shown | ({"timezone": str(window.zone)} if isinstance(window, WeeklyWindow) else {})
 
 
 def _show_section(section: SectionConfig) -> dict[str, Any]:
@@ -136,10 +158,41 @@ def _show_section(section: SectionConfig) -> dict[str, Any]:
         "interval": format_duration(section.interval_seconds),
         "timeout": format_duration(section.timeout_seconds),
     }
-    if isinstance(section, AccessURLSectionConfig):
-        shown["certificate_warning"] = format_duration(section.certificate_warning_seconds)
-        shown["certificate_error"] = format_duration(section.certificate_error_seconds)
-    return shown | {"settle": _show_settle(section.settle)}
+    return shown | _show_own(section) | {"settle": _show_settle(section.settle)}
+
+
+def _show_own(section: SectionConfig) -> dict[str, Any]:
+    """Show what only this section has."""
+    match section:
+        case AccessURLSectionConfig():
+            return {
+                "certificate_warning": format_duration(section.certificate_warning_seconds),
+                "certificate_error": format_duration(section.certificate_error_seconds),
+            }
+        case DerpSectionConfig():
+            return _show_derp(section)
+        case ProvisionerDaemonsSectionConfig():
+            return {"stale_after": format_duration(section.stale_after_seconds)}
+        case DirectConnectionsSectionConfig():
+            return {"tunnel_interfaces": list(section.tunnel_interfaces)}
+        case _:
+            return {}
+
+
+def _show_derp(section: DerpSectionConfig) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    if section.expect_websocket is not None:
+        shown["expect_websocket"] = section.expect_websocket
+    shown["mesh"] = section.mesh
+    if section.map_file is not None:
+        shown["map"] = {"file": str(section.map_file)}
+    shown["allow_hosts"] = list(section.allow_hosts)
+    shown["loss"] = {
+        "enabled": section.loss.enabled,
+        "packets_per_second": section.loss.packets_per_second,
+        "window": format_duration(section.loss.window_seconds),
+    }
+    return shown
 
 
 def _show_settle(policy: Policy) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 PyYAML follows YAML 1.1, where `no` is false, `014` is 12 and `1:30` is 90, and takes doubled keys.
 So only its event stream is used here, and scalars are read by the narrow rules that YAML 1.1 and
-1.2 share; what they read differently becomes `Ambiguous`, which no key accepts. Events also carry
-no recursion: depth and the growth by aliases are bounded here.
+1.2 share; what they read differently becomes `Ambiguous`, which no key accepts, save one that wants
+a date. Events also carry no recursion: depth and the growth by aliases are bounded here.
 """
 
 from __future__ import annotations

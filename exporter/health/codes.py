@@ -44,16 +44,26 @@ class Code:
             return {self.severities[0]: self.alert}
         return {severity: self.alert + severity.alert.capitalize() for severity in self.severities}
 
+    def alert_severity(self, severity: Severity) -> str:
+        """The label `severity` of the rule for this code, observed with `severity`.
+
+        What tells only of the exporter's own network is looked at and calls nobody: it says little
+        of the deployment, and nothing of agents and users elsewhere. Source: contract, section 8.
+        """
+        return Severity.OK.alert if self.value.startswith(_OWN_NETWORK) else severity.alert
+
     @property
     def docs_url(self) -> str:
-        """Coder's page: the anchor of its own codes, the page itself for ours and for EWS03."""
+        """Coder's page: the anchor of its own codes, the page itself for ours and for those it leaves out."""
         if self.coder and self.value not in _WITHOUT_ANCHOR:
             return f"{DOCS_URL}#{self.value.lower()}"
         return DOCS_URL
 
 
 # Coder's page has no section for these. Source: coder-interfaces, section 1.
-_WITHOUT_ANCHOR = frozenset({"EWS03"})
+_WITHOUT_ANCHOR = frozenset({"EIF01", "EWS03"})
+# Codes that begin so are about the network of the exporter's host.
+_OWN_NETWORK = ("EIF", "ESTUN", "XNET")
 
 _OK, _WARNING, _ERROR = (Severity.OK,), (Severity.WARNING,), (Severity.ERROR,)
 _BOTH = (Severity.WARNING, Severity.ERROR)
@@ -70,7 +80,7 @@ def _section(section: Section, *rows: tuple[str, tuple[Severity, ...], str, str]
             section=section,
             severities=_ERROR,
             words="SectionCrashed",
-            summary="The exporter itself failed while it probed this section.",
+            summary="The exporter failed while it probed this section, or a daemon shows no valid version.",
         )
     )
     return tuple(known)
@@ -105,6 +115,19 @@ CODES: dict[Section, tuple[Code, ...]] = {
         ("XDB01", _WARNING, "DatabaseRefusesUs", "The database answers but refuses the exporter's role."),
         ("XDB02", _WARNING, "DatabaseIsStandby", "The database that answers is a standby."),
     ),
+    Section.DERP: _section(
+        Section.DERP,
+        ("EDERP01", _WARNING, "RelayUsesWebsocket", "A DERP relay works only by its WebSocket fallback."),
+        ("EDERP02", _WARNING, "RegionOneNodeUnhealthy", "One node of a DERP region is unhealthy, the region works."),
+        ("ESTUN01", _WARNING, "NoSTUNServerAnswers", "No STUN server of the DERP map answers."),
+        ("ESTUN02", _OK, "MappingVaries", "The address mapping of this host varies by destination."),
+        ("XDERP01", _ERROR, "RegionDown", "A DERP region has no working relay."),
+        ("XDERP02", _WARNING, "RelayDown", "DERP relays are down while their region still works."),
+        ("XDERP03", _ERROR, "NoDERPMap", "No DERP map is to be had."),
+        ("XDERP04", _WARNING, "RelayMeshBroken", "Relays of a DERP region do not reach one another."),
+        ("XDERP05", _ERROR, "RelayCertificateWrong", "A DERP relay shows a wrong TLS name or certificate."),
+        ("XSTUN01", _WARNING, "STUNServerSilent", "One STUN server of several does not answer."),
+    ),
     Section.WORKSPACE_PROXY: _section(
         Section.WORKSPACE_PROXY,
         ("EWP01", _WARNING, "ProxyRefreshFailed", "The list of workspace proxies could not be refreshed."),
@@ -114,6 +137,23 @@ CODES: dict[Section, tuple[Code, ...]] = {
         ("XWP02", _ERROR, "AllProxiesDown", "Every workspace proxy is down."),
         ("XWP03", _OK, "ProxyStopped", "A workspace proxy was stopped on purpose."),
         ("XWP04", _WARNING, "ProxyPrimarySlow", "A workspace proxy is fine, but its primary is slow or unreachable."),
+    ),
+    Section.PROVISIONER_DAEMONS: _section(
+        Section.PROVISIONER_DAEMONS,
+        ("EPD01", _ERROR, "NoProvisionerDaemons", "No provisioner daemon was seen lately."),
+        ("EPD02", _WARNING, "DaemonVersionsDiffer", "Provisioner daemons have another version than the server."),
+        ("EPD03", _WARNING, "DaemonAPIMajorDiffers", "Provisioner daemons have another major version of the API."),
+        ("XPD01", _WARNING, "DaemonListFailed", "The list of provisioner daemons cannot be read."),
+        ("XPD02", _ERROR, "JobsWaitUnmatched", "Jobs wait that no provisioner daemon takes."),
+    ),
+    Section.DIRECT_CONNECTIONS: _section(
+        Section.DIRECT_CONNECTIONS,
+        ("EIF01", _WARNING, "MTULowOnTheWay", "The MTU on the way to Coder, a relay or a STUN server is low."),
+        ("XNET01", _OK, "DirectConnectionsDisabled", "Direct connections are disabled for the deployment."),
+        ("XNET02", _WARNING, "STUNMissingInMap", "The DERP map names no STUN server."),
+        ("XNET03", _WARNING, "UDPBlocked", "UDP is blocked, as of several STUN servers none answers."),
+        ("XNET04", _WARNING, "HardNATFromHere", "This host is behind a hard NAT."),
+        ("XNET05", _WARNING, "TunnelOnTheWay", "A VPN or tunnel interface is on the way."),
     ),
 }  # fmt: skip
 

@@ -26,12 +26,16 @@ class Severity(IntEnum):
 
 
 class Section(StrEnum):
-    """Parts of a deployment's health; values are the keys of Coder's report."""
+    """Parts of a deployment's health; values are the keys of Coder's report. `direct_connections` is
+    ours: what the network of this host lets through."""
 
     ACCESS_URL = "access_url"
     WEBSOCKET = "websocket"
     DATABASE = "database"
+    DERP = "derp"
     WORKSPACE_PROXY = "workspace_proxy"
+    PROVISIONER_DAEMONS = "provisioner_daemons"
+    DIRECT_CONNECTIONS = "direct_connections"
 
 
 class Witness(StrEnum):

@@ -38,7 +38,8 @@ _GAUGE = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedProxy:
     """A proxy as the API, the tables or the configuration name it. `url` is empty when it was
-    created but never registered. `stopped` is None when the tables cannot tell."""
+    created but never registered. `stopped` is None when the tables cannot tell, `derp_enabled` when
+    the list does not say."""
 
     id: str
     name: str
@@ -47,6 +48,7 @@ class ListedProxy:
     updated_at: str = ""
     region_id: int | None = None
     stopped: bool | None = None
+    derp_enabled: bool | None = None
     source: str = "static"
 
 

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.health.database import DatabaseResult
+from exporter.health.derp import MeshResult, TransportResult
 from exporter.health.model import OffReason, Section
+from exporter.health.stun import StunResult
 from exporter.health.workspace_proxy import ProxyResult, RoundResult
-from exporter.metrics import samples, sections
+from exporter.metrics import relay_samples, samples, sections
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.labels import escape, escape_target, label_text
 from exporter.metrics.negotiation import Format
 from exporter.metrics.own import OwnMetrics
+from exporter.metrics.relay_series import RelaySeries
 from exporter.metrics.series import Histogram, TargetSeries
 from exporter.snapshot import Commit, Entry, Snapshot
 from exporter.targets.model import SectionKey, TargetKey
@@ -34,8 +37,8 @@ _END = b"# EOF\n"
 class Clash:
     """Two targets want the same series; the one that was first has it.
 
-    `label` and `value` are what they share: the same `proxy_id` in two deployments, or names that
-    are equal once they are cut.
+    `label` and `value` are what they share: the same `proxy_id` in two deployments, the same node
+    in two regions of one name, or names that are equal once they are cut.
     """
 
     label: str
@@ -60,7 +63,7 @@ class _Shown:
     def __init__(self, key: TargetKey) -> None:
         self.key = key
         self.values = escape_target(key)
-        self.series = TargetSeries(self.values)
+        self.series = TargetSeries(self.values, timed=not _only_judges(key))
         self.pings: Histogram | None = None
         self.claims: dict[_Claim, tuple[str, ...]] = {}
 
@@ -84,6 +87,7 @@ class Board:
         self._sections: dict[SectionKey, sections.SectionSeries] = {}
         self._targets: dict[TargetKey, _Shown] = {}
         self._proxy_rounds = Histogram(_PROXY_ROUNDS)
+        self._relays = RelaySeries(self._exposition)
         self._holders: dict[_Claim, _Shown] = {}
         self._clashes: set[tuple[_Claim, _Shown]] = set()
 
@@ -98,6 +102,10 @@ class Board:
         key = SectionKey(deployment=deployment, section=section)
         self._declared[key] = off_reason
         self._show_section(key, off_reason)
+
+    def show_maintenance(self, deployment: str, *, is_open: bool) -> None:
+        """Show whether a maintenance window of a deployment is open."""
+        self._exposition.replace(("maintenance", deployment), sections.render_maintenance(deployment, is_open=is_open))
 
     def show(self, commit: Commit) -> tuple[Clash, ...]:
         """Show what a commit changed; return the clashes that it brought, each reported once."""
@@ -157,11 +165,15 @@ class Board:
             self._proxy_rounds.observe(entry.health.duration_seconds)
             self._exposition.replace(_PROXY_ROUNDS, {_PROXY_ROUNDS: self._proxy_rounds.render()})
         clashes = self._claim(shown, _claims(shown, result))
-        for claim, families in shown.claims.items():
-            if self._holders[claim] is not shown:
-                for family in families or tuple(pieces):
-                    pieces.pop(family, None)
+        lost = [claim for claim in shown.claims if self._holders[claim] is not shown]
+        for claim in lost:
+            for family in shown.claims[claim] or tuple(pieces):
+                pieces.pop(family, None)
         self._exposition.replace(shown, pieces)
+        if isinstance(result, TransportResult):
+            self._relays.observe(shown, result, shown.values, hidden=bool(lost))
+        elif key.section_key.section is Section.DERP:
+            self._relays.observe(shown, None, shown.values, hidden=False)
         return clashes
 
     def _claim(self, shown: _Shown, claims: dict[_Claim, tuple[str, ...]]) -> list[Clash]:
@@ -188,6 +200,7 @@ class Board:
         shown = self._targets.pop(key, None)
         if shown is not None:
             self._exposition.remove(shown)
+            self._relays.forget(shown)
             self._release(shown, shown.claims.keys())
 
 
@@ -197,6 +210,12 @@ def _observe_pings(shown: _Shown, pings: tuple[float, ...]) -> str:
     for seconds in pings:
         shown.pings.observe(seconds)
     return shown.pings.render()
+
+
+def _only_judges(key: TargetKey) -> bool:
+    """Whether a target is a judgement on what others measured: that of a DERP region, by its id, and
+    that of the whole section."""
+    return key.section_key.section is Section.DERP and "/" not in key.name
 
 
 def _claims(shown: _Shown, result: object) -> dict[_Claim, tuple[str, ...]]:
@@ -210,4 +229,13 @@ def _claims(shown: _Shown, result: object) -> dict[_Claim, tuple[str, ...]]:
         claims[_Claim("proxy_id", witness, proxy_id)] = _PROXY_FAMILIES
         # the ported family has no other label
         claims[_Claim("proxy_id", (), proxy_id)] = (samples.PORTED_RESULTS,)
+    elif isinstance(result, TransportResult):
+        scope = (*section, escape(result.name.region_name), result.transport)
+        claims[_Claim("derp_node", scope, escape(result.name.node))] = relay_samples.RELAY_FAMILIES
+    elif isinstance(result, StunResult):
+        scope = (*section, escape(result.region_name), "stun")
+        claims[_Claim("derp_node", scope, escape(result.node))] = relay_samples.STUN_FAMILIES
+    elif isinstance(result, MeshResult):
+        # all pairs of a region or none: half a mesh would be misread
+        claims[_Claim("derp_region", (*section, "mesh"), escape(result.region_name))] = (relay_samples.MESH_PATH_UP,)
     return claims

@@ -29,6 +29,8 @@ class Family:
 _TARGET = ("deployment", "section", "target")
 _SECTION = ("deployment", "section", "witness", "coder_replica")
 _CODE = ("deployment", "section", "code", "witness", "coder_replica")
+_RELAY = ("deployment", "derp_region", "derp_node", "transport")
+_STUN = ("deployment", "derp_region", "derp_node", "family")
 _PROXY = ("deployment", "proxy_id", "witness", "coder_replica")
 
 
@@ -58,12 +60,15 @@ FAMILIES: tuple[Family, ...] = (
            "1 for each target that raises an active health code. Absent otherwise."),
     _gauge("coder_health_section_enabled", ("deployment", "section", "witness", "reason"),
            "1 when a section is probed, 0 with the reason when it is not."),
+    _gauge("coder_health_maintenance", ("deployment",),
+           "1 while a maintenance window of a deployment is open: no rule alerts for it."),
     # every probe
     _gauge("coder_health_probe_success", _TARGET, "1 when the last run of a target had no error. "
            "A workspace proxy that is down has one, though EWP04 only warns."),
     _counter("coder_health_probe_runs_total", _TARGET, "Finished runs of a target."),
     _counter("coder_health_probe_failures_total", (*_TARGET, "reason"), "Failed runs of a target, by reason."),
-    _histogram("coder_health_probe_duration_seconds", _TARGET, "Duration of whole runs of a target."),
+    _histogram("coder_health_probe_duration_seconds", _TARGET, "Duration of whole runs of a target. "
+           "One that only judges what others measured has none."),
     _gauge("coder_health_probe_phase_duration_seconds", (*_TARGET, "phase"),
            "Duration of the phases of the last run. A phase that was not reached is absent."),
     _gauge("coder_health_probe_last_run_timestamp_seconds", _TARGET, "When the last finished run of a target began."),
@@ -94,6 +99,41 @@ FAMILIES: tuple[Family, ...] = (
            "Time of the last fresh connection to the database until it could log in, TLS included."),
     _gauge("coder_health_database_login_duration_seconds", ("deployment",),
            "Time of the login on the last fresh connection to the database."),
+    # DERP and STUN
+    _gauge("coder_health_derp_node_up", _RELAY,
+           "1 when messages passed through a DERP relay in the last run, by transport."),
+    _gauge("coder_health_derp_round_trip_seconds", _RELAY,
+           "Last message through a DERP relay: from this host to the relay and back."),
+    _histogram("coder_health_derp_round_trip_duration_seconds", ("deployment", "derp_region", "transport"),
+               "Round trip of every message through the relays of a region."),
+    _gauge("coder_health_derp_login_duration_seconds", _RELAY,
+           "From the accepted upgrade until the relay has confirmed the login, in the last run."),
+    _gauge("coder_health_derp_relay_processes", ("deployment", "derp_region", "derp_node"),
+           "Distinct relay processes that answered one check: 2 means replicas behind one name."),
+    _gauge("coder_health_derp_mesh_path_up", ("deployment", "derp_region", "derp_node", "peer_node"),
+           "1 when a message passed from a client of one relay to a client of another of its region."),
+    _gauge("coder_health_derp_packet_loss_ratio", _RELAY,
+           "Messages lost in the stream of the last run, 0 to 1. Only where the loss mode is on."),
+    _gauge("coder_health_derp_round_trip_jitter_seconds", _RELAY,
+           "Mean difference of successive round trips in the stream of the last run."),
+    _gauge("coder_health_derp_map_last_success_timestamp_seconds", ("deployment",),
+           "When the DERP map in use was last confirmed by its source."),
+    _counter("coder_health_derp_map_changes_total", ("deployment",), "Changes of the DERP map that were seen."),
+    _gauge("coder_health_derp_nodes_skipped", ("deployment", "reason"),
+           "Nodes of the DERP map that are not probed: host_not_allowed, too_many or invalid."),
+    _gauge("coder_health_stun_up", _STUN, "1 when a STUN server answered in the last run, by address family."),
+    _gauge("coder_health_stun_round_trip_seconds", _STUN, "Round trip of the answered STUN request of the last run."),
+    # this host's network
+    _gauge("coder_health_nat_mapping_varies", ("deployment",),
+           "1 when the address mapping of this host differs by destination (hard NAT). Absent when not known."),
+    _gauge("coder_health_udp_blocked", ("deployment",),
+           "1 when of several STUN servers none answers. Absent when not known."),
+    _gauge("coder_health_interface_mtu_bytes", ("deployment", "interface"),
+           "MTU of the interfaces on the way to Coder, its relays and STUN servers."),
+    _gauge("coder_health_path_mtu_bytes", _STUN,
+           "Largest IP packet that passed to a STUN server with don't-fragment set, of the sizes tried."),
+    _gauge("coder_health_direct_connections_disabled", ("deployment",),
+           "1 when the deployment disables direct connections. Absent when not known."),
     # workspace proxies
     _gauge("coderd_proxyhealth_health_check_results", ("proxy_id",),
            "Health of a workspace proxy: 1 ok, 0 unregistered, -1 unhealthy, -2 unreachable, -3 unknown."),
@@ -106,6 +146,11 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("coder_health_workspace_proxy_warnings", _PROXY, "Warnings in the last report of a workspace proxy."),
     _gauge("coder_health_workspace_proxy_list_last_success_timestamp_seconds", ("deployment",),
            "When the list of workspace proxies was last read. It stays in use for five intervals."),
+    # provisioner daemons
+    _gauge("coder_health_provisioner_daemons", ("deployment", "organization", "witness", "status"),
+           "Provisioner daemons of an organization by when they were last seen: recent, stale or never."),
+    _gauge("coder_health_provisioner_daemon_version_mismatches", ("deployment", "organization", "witness", "version"),
+           "Recent provisioner daemons with another version than the server, by their version (EPD02)."),
     # the exporter itself
     _gauge("coder_health_exporter_build_info", ("version", "revision", "pythonversion"),
            "1 with the version of this exporter.", own=True),

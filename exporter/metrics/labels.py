@@ -65,6 +65,14 @@ def escape_target(key: TargetKey) -> dict[str, str]:
     return values
 
 
+def extend(values: Mapping[str, str], **more: str) -> dict[str, str]:
+    """Return escaped label values with more, which may come from anywhere and are escaped here."""
+    added = dict(values)
+    for label, value in more.items():
+        added[label] = escape(value, MAX_VERSION_CHARS if label == "version" else MAX_VALUE_CHARS)
+    return added
+
+
 def _show(char: str) -> str:
     if char.isprintable() or char == "\n":
         return char

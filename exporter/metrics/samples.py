@@ -1,20 +1,26 @@
 """Facts of one run as samples: the last result of a target in, pieces of exposition text out.
 
 What a run did not measure has no sample. What every target has, whatever its section, is in
-series.py; what sections have is in sections.py.
+series.py; what sections have is in sections.py; what is about relays is in relay_samples.py.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from statistics import median
 
 from exporter.health.access_url import AccessURLResult, FamilyAttempt
 from exporter.health.database import DatabaseResult
+from exporter.health.derp import DerpResult, MeshResult, TransportResult
+from exporter.health.direct_connections import DirectConnectionsResult
 from exporter.health.model import Witness
+from exporter.health.provisioner_daemons import DaemonStatus, ProvisionerDaemonsResult, find_mismatches
+from exporter.health.stun import StunResult
 from exporter.health.websocket import WebSocketResult
 from exporter.health.workspace_proxy import ProxyResult, ProxyStatus, RoundResult
-from exporter.metrics.labels import MAX_VALUE_CHARS, MAX_VERSION_CHARS, escape, sample
+from exporter.metrics import relay_samples
+from exporter.metrics.labels import MAX_VERSION_CHARS, escape, extend, sample
 from exporter.snapshot import Entry, TargetHealth
 
 _CODE_TARGET = "coder_health_code_target"
@@ -23,13 +29,22 @@ PROXY_INFO = "coder_health_workspace_proxy_info"
 PROXY_STATUS = "coder_health_workspace_proxy_status"
 PROXY_WARNINGS = "coder_health_workspace_proxy_warnings"
 
+# Organizations, by name, and versions, the most frequent, that get series of their own.
+MAX_ORGANIZATIONS = 100
+MAX_VERSIONS = 100
+
 # Statuses that come with a report of the proxy, so that its warnings are known.
 _REPORTED = frozenset({ProxyStatus.OK, ProxyStatus.UNHEALTHY})
 
 _Samples = Iterator[tuple[str, str]]
 
 
-def render_facts(health: TargetHealth, values: Mapping[str, str], *, threshold_seconds: float | None) -> dict[str, str]:
+def render_facts(
+    health: TargetHealth,
+    values: Mapping[str, str],
+    *,
+    threshold_seconds: float | None,
+) -> dict[str, str]:
     """Return the pieces of a result by family.
 
     Args:
@@ -46,14 +61,18 @@ def render_facts(health: TargetHealth, values: Mapping[str, str], *, threshold_s
 def render_code_targets(entry: Entry, values: Mapping[str, str]) -> dict[str, str]:
     """Return the piece that says which active codes this target raises."""
     lines = [
-        sample(_CODE_TARGET, _with(values, code=code, severity=state.severity.label), 1)
+        sample(_CODE_TARGET, extend(values, code=code, severity=state.severity.label), 1)
         for code, state in sorted(entry.settled.items())
         if state.active
     ]
     return {_CODE_TARGET: "".join(lines)} if lines else {}
 
 
-def _facts(health: TargetHealth, values: Mapping[str, str], threshold_seconds: float | None) -> _Samples:
+def _facts(
+    health: TargetHealth,
+    values: Mapping[str, str],
+    threshold_seconds: float | None,
+) -> _Samples:
     match health.result:
         case AccessURLResult() as result:
             return _access_url(result, values)
@@ -65,7 +84,19 @@ def _facts(health: TargetHealth, values: Mapping[str, str], threshold_seconds: f
             return _workspace_proxy(result, values, health.key.section_key.witness)
         case RoundResult() as result:
             return _proxy_list(result, values, health.started_timestamp_seconds)
-        case _:  # the probe itself broke: nothing was measured
+        case TransportResult() as result:
+            return relay_samples.render_transport(result, values)
+        case StunResult() as result:
+            return relay_samples.render_stun(result, values)
+        case MeshResult() as result:
+            return relay_samples.render_mesh(result, values)
+        case DerpResult() as result:
+            return relay_samples.render_derp(result, values, health.started_timestamp_seconds)
+        case ProvisionerDaemonsResult() as result:
+            return _provisioner_daemons(result, values)
+        case DirectConnectionsResult() as result:
+            return relay_samples.render_direct_connections(result, values)
+        case _:  # a region, which only judges; or the probe itself broke: nothing was measured
             return iter(())
 
 
@@ -77,12 +108,12 @@ def _access_url(result: AccessURLResult, values: Mapping[str, str]) -> _Samples:
         version = best.coder_version or (result.identity.version if result.identity is not None else None)
         if version:
             family = "coder_health_build_info"
-            yield family, sample(family, _with(values, version=version), 1)
+            yield family, sample(family, extend(values, version=version), 1)
     if len(result.attempts) > 1:
         family = "coder_health_access_url_family_up"
         for attempt in result.attempts:
             if not attempt.no_route:
-                yield family, sample(family, _with(values, family=attempt.family), attempt.up)
+                yield family, sample(family, extend(values, family=attempt.family), attempt.up)
     yield from _certificates(result, best, values)
 
 
@@ -95,7 +126,7 @@ def _certificates(result: AccessURLResult, best: FamilyAttempt | None, values: M
             continue
         for position, dates in (("leaf", attempt.certificate), ("chain", attempt.chain_certificate)):
             if dates is not None:
-                yield family, sample(family, _with(values, position=position), dates.not_after_timestamp_seconds)
+                yield family, sample(family, extend(values, position=position), dates.not_after_timestamp_seconds)
         return
 
 
@@ -119,10 +150,10 @@ def _database(result: DatabaseResult, values: Mapping[str, str], threshold_secon
 
 
 def _workspace_proxy(result: ProxyResult, values: Mapping[str, str], witness: Witness) -> _Samples:
-    values = _with(values, proxy_id=result.proxy.id)
+    values = extend(values, proxy_id=result.proxy.id)
     if witness is Witness.PROBE:
         yield PORTED_RESULTS, sample(PORTED_RESULTS, values, result.status.gauge_value)
-        about = _with(values, proxy=result.proxy.name, version=result.version or result.proxy.version)
+        about = extend(values, proxy=result.proxy.name, version=result.version or result.proxy.version)
         yield PROXY_INFO, sample(PROXY_INFO, about, 1)
     for status in ProxyStatus:
         values["status"] = status.value
@@ -137,9 +168,20 @@ def _proxy_list(result: RoundResult, values: Mapping[str, str], started: float) 
         yield family, sample(family, values, started - result.list_age_seconds)
 
 
-def _with(values: Mapping[str, str], **more: str) -> dict[str, str]:
-    """Return label values with more, which may come from anywhere and are escaped here."""
-    added = dict(values)
-    for label, value in more.items():
-        added[label] = escape(value, MAX_VERSION_CHARS if label == "version" else MAX_VALUE_CHARS)
-    return added
+def _provisioner_daemons(result: ProvisionerDaemonsResult, values: Mapping[str, str]) -> _Samples:
+    family = "coder_health_provisioner_daemons"
+    if result.liveness_known:
+        counts: Counter[tuple[str, DaemonStatus]] = Counter()
+        for one in result.organizations or ():
+            # an organization that was deleted may have had the same name
+            counts.update({(escape(one.organization), status): one.count(status) for status in DaemonStatus})
+        for organization in sorted({organization for organization, _ in counts})[:MAX_ORGANIZATIONS]:
+            for status in DaemonStatus:
+                labels = dict(values, organization=organization, status=status.value)
+                yield family, sample(family, labels, counts[organization, status])
+    family = "coder_health_provisioner_daemon_version_mismatches"
+    versions = Counter(
+        (escape(daemon.organization), escape(daemon.version, MAX_VERSION_CHARS)) for daemon in find_mismatches(result)
+    )
+    for (organization, version), count in sorted(versions.most_common(MAX_VERSIONS)):
+        yield family, sample(family, dict(values, organization=organization, version=version), count)

@@ -19,12 +19,18 @@ _CODE_ACTIVE = "coder_health_code_active"
 _CODE_OBSERVED = "coder_health_code_observed"
 _CODE_SINCE = "coder_health_code_since_timestamp_seconds"
 _ENABLED = "coder_health_section_enabled"
+_MAINTENANCE = "coder_health_maintenance"
 
 
 def render_enabled(key: SectionKey, off: OffReason | None) -> dict[str, str]:
     """Return the piece that says whether a section is probed, and why it is not."""
     values = escape_section(key) | {"reason": "" if off is None else off.value}
     return {_ENABLED: sample(_ENABLED, values, off is None)}
+
+
+def render_maintenance(deployment: str, *, is_open: bool) -> dict[str, str]:
+    """Return the piece that says whether a maintenance window of a deployment is open."""
+    return {_MAINTENANCE: sample(_MAINTENANCE, {"deployment": escape(deployment)}, is_open)}
 
 
 class SectionSeries:

@@ -84,16 +84,19 @@ class TargetSeries:
 
     Args:
         values: The escaped values of the target's labels.
+        timed: Its runs take time that says something. One that only judges what others measured
+            has all the rest, so that a judgement that failed or stopped is seen as with others;
+            but its microseconds would drag down every quantile over its section.
     """
 
     __slots__ = ("_duration", "_failures", "_failures_piece", "_labels", "_runs")
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, str], *, timed: bool = True) -> None:
         self._labels = label_text(_SUCCESS, values)
         self._runs = 0
         self._failures = dict.fromkeys(Reason, 0)
         self._failures_piece = self._render_failures()
-        self._duration = Histogram(_DURATION, self._labels)
+        self._duration = Histogram(_DURATION, self._labels) if timed else None
 
     def observe(self, entry: Entry) -> dict[str, str]:
         """Count a finished run; return the pieces of the target by family."""
@@ -103,15 +106,16 @@ class TargetSeries:
         if failure is not None:
             self._failures[failure.reason] += 1
             self._failures_piece = self._render_failures()
-        self._duration.observe(health.duration_seconds)
         pieces = {
             _SUCCESS: self._line(_SUCCESS, failure is None),
             _RUNS: self._line(_RUNS, self._runs),
             _FAILURES: self._failures_piece,
-            _DURATION: self._duration.render(),
             _LAST_RUN: self._line(_LAST_RUN, health.started_timestamp_seconds),
             _INTERVAL: self._line(_INTERVAL, health.interval_seconds),
         }
+        if self._duration is not None:
+            self._duration.observe(health.duration_seconds)
+            pieces[_DURATION] = self._duration.render()
         if health.phase_seconds:
             pieces[_PHASE] = "".join(
                 text % number(health.phase_seconds[phase])

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from exporter.errors import WireError
 from exporter.health.access_url import Identity
+from exporter.health.provisioner_daemons import ServerVersion
 from exporter.health.workspace_proxy import ListedProxy
 from exporter.wire.url import parse_origin
 
@@ -21,6 +24,8 @@ TOKEN_HEADER = "coder-session-token"
 # Source: data of a real server (debug-health-401*.json against trouble-db-cut.json).
 _INTERNAL = "An internal error occurred"
 _SIGNED_OUT = "you are signed out or your session has expired"
+# Its words for a path that this version does not have. Source: the same data (unknown-route.json).
+_UNKNOWN_ROUTE = "Route not found."
 _MAX_TEXTS = 1000
 _MAX_NAME_LENGTH = 64
 _MAX_TEXT_LENGTH = 500
@@ -47,6 +52,11 @@ class ErrorBody:
     def signed_out(self) -> bool:
         return self.message.lower().startswith(_SIGNED_OUT)
 
+    @property
+    def unknown_route(self) -> bool:
+        """Coder is too old for what was asked."""
+        return self.message.startswith(_UNKNOWN_ROUTE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyReport:
@@ -56,10 +66,45 @@ class ProxyReport:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organization:
+    """An organization as the API lists it."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedDaemon:
+    """A provisioner daemon as the API lists it.
+
+    `last_seen_timestamp_seconds` is None when it was never seen; `liveness_known` is False when the
+    server does not say.
+    """
+
+    id: str
+    name: str
+    version: str
+    api_version: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    provisioners: tuple[str, ...] = ()
+    last_seen_timestamp_seconds: float | None = None
+    liveness_known: bool = True
+
+
 def read_version(headers: Mapping[str, str]) -> str | None:
     """Return the build version that an answer of Coder's bears, cut at 64 characters."""
     version = headers.get(BUILD_VERSION_HEADER)
     return None if version is None else version[:64]
+
+
+def read_date(headers: Mapping[str, str]) -> float | None:
+    """Return when an answer was made by its server's clock, in seconds since 1970, to the second.
+    None when it does not say."""
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
 def decode(body: bytes) -> Any:
@@ -154,6 +199,60 @@ def parse_workspace_proxies(body: bytes) -> tuple[ListedProxy, ...]:
     return tuple(proxy for entry in regions for proxy in (_listed_proxy(entry),) if proxy is not None)
 
 
+def parse_server_version(body: bytes) -> ServerVersion:
+    """Return which versions the server says it has, at /api/v2/buildinfo.
+
+    Raises:
+        WireError: Not what Coder answers there: an object with a `version`.
+    """
+    value = decode_object(body)
+    version = _text(value.get("version"))
+    if not version:
+        raise WireError("the body is a JSON object without a version")
+    return ServerVersion(
+        version=version[:_MAX_NAME_LENGTH],
+        api_version=_text(value.get("provisioner_api_version"))[:_MAX_NAME_LENGTH] or None,
+    )
+
+
+def parse_organizations(body: bytes) -> tuple[Organization, ...]:
+    """Return the organizations of /api/v2/organizations.
+
+    Raises:
+        WireError: Not a list of objects with id and name.
+    """
+    organizations = []
+    for entry in _entries(body, "organizations"):
+        organization = Organization(id=_text(entry.get("id")), name=_text(entry.get("name")))
+        if not organization.id or not organization.name:
+            raise WireError("the list of organizations holds an entry without id or name")
+        organizations.append(organization)
+    return tuple(organizations)
+
+
+def parse_provisioner_daemons(body: bytes) -> tuple[ListedDaemon, ...]:
+    """Return the daemons of an organization. What an older server does not say is as its tables
+    would have it.
+
+    Raises:
+        WireError: Not a list of objects with id and name, or a time that is none.
+    """
+    return tuple(_listed_daemon(entry) for entry in _entries(body, "provisioner daemons"))
+
+
+def read_tags(value: object) -> Mapping[str, str]:
+    """Return the tags of a daemon or a job; none for null.
+
+    Raises:
+        WireError: Not an object of texts.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(tag, str) for tag in value.values()):
+        raise WireError("the tags are not an object of strings")
+    return value
+
+
 def parse_proxy_report(body: bytes) -> ProxyReport:
     """Return a proxy's report. At least one of both keys must be there, each null or a list of
     strings (P7), so that `{}` or somebody else's JSON is no healthy proxy.
@@ -190,8 +289,53 @@ def _listed_proxy(entry: object) -> ListedProxy | None:
         url=_text(entry.get("path_app_url")),
         version=_text(entry.get("version"))[:64],
         updated_at=_text(entry.get("updated_at")),
+        derp_enabled=enabled if isinstance(enabled := entry.get("derp_enabled"), bool) else None,
         source="api",
     )
+
+
+def _entries(body: bytes, what: str) -> list[dict[str, Any]]:
+    value = decode(body)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise WireError(f"the body is JSON, but {_kind(value)} instead of a list of {what}")
+    for entry in value:
+        if not isinstance(entry, dict):
+            raise WireError(f"the list of {what} holds {_kind(entry)} instead of an object")
+    return value
+
+
+def _listed_daemon(entry: dict[str, Any]) -> ListedDaemon:
+    daemon_id, name = _text(entry.get("id")), _text(entry.get("name"))
+    if not daemon_id or not name:
+        raise WireError("the list of provisioner daemons holds an entry without id or name")
+    provisioners = entry.get("provisioners") or []
+    if not isinstance(provisioners, list):
+        raise WireError("the provisioners of a provisioner daemon are not a list")
+    return ListedDaemon(
+        id=daemon_id[:_MAX_NAME_LENGTH],
+        name=name[:_MAX_NAME_LENGTH],
+        version=_text(entry.get("version"))[:_MAX_NAME_LENGTH],
+        api_version=_text(entry.get("api_version", "1.0"))[:_MAX_NAME_LENGTH],
+        tags=read_tags(entry.get("tags")),
+        provisioners=tuple(_text(kind) for kind in provisioners),
+        last_seen_timestamp_seconds=_read_time(entry.get("last_seen_at")),
+        liveness_known="last_seen_at" in entry,
+    )
+
+
+def _read_time(value: object) -> float | None:
+    """Return seconds since 1970; None for null, and for Go's time that was never set."""
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
+        raise WireError("the time when a provisioner daemon was last seen is no time") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return None if moment.year <= 1 else moment.timestamp()
 
 
 def _texts(value: dict[str, Any], key: str) -> tuple[str, ...]:

@@ -75,8 +75,15 @@ class ProxyDiscovery:
         self._clock = clock
         self._read_tables = read_tables
         self._kept: tuple[ListedProxy, ...] = ()
+        self._listed: tuple[ListedProxy, ...] = ()
         self._read_monotonic_seconds: float | None = None
         self._stopped: dict[str, str] = {}
+
+    @property
+    def known(self) -> tuple[ListedProxy, ...]:
+        """The proxies of the last list that was read, however long ago, and those that are configured:
+        which proxies there are is no state that grows old."""
+        return _with_static(self._target.static, self._listed)
 
     async def refresh(self, deadline_seconds: float) -> Discovered:
         """Return the proxies, from fresh lists where they can be had. Raises no ProbeError."""
@@ -96,7 +103,7 @@ class ProxyDiscovery:
             listed = tables.proxies or () if api.proxies is None else api.proxies
             if len(listed) > MAX_PROXIES:
                 _log.warning("proxies.cut", deployment=target.deployment, listed=len(listed), probed=MAX_PROXIES)
-            self._kept = self._complete(listed[:MAX_PROXIES], tables.proxies or ())
+            self._kept = self._listed = self._complete(listed[:MAX_PROXIES], tables.proxies or ())
             self._read_monotonic_seconds = now
             # one of two sources is enough; what the other one failed of stands in its own section
             return Discovered(proxies=_with_static(target.static, self._kept), age_seconds=0.0)
@@ -106,6 +113,8 @@ class ProxyDiscovery:
         gone = off in (OffReason.NOT_LICENSED, OffReason.NOT_SUPPORTED) and failure is None
         if age is not None and (gone or age > KEPT_INTERVALS * target.interval_seconds):
             self._kept, self._read_monotonic_seconds, age = (), None, None
+        if gone:
+            self._listed = ()
         if failure is None and off is OffReason.FORBIDDEN and age is not None:
             # what was read is still good: a login that is refused now may be a passing trouble
             failure = Failure(reason=Reason.AUTH, message="the list is refused: the token or the role lacks the right")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.health.derp import NodeName
 from exporter.health.model import Section, Witness
+from exporter.health.provisioner_daemons import DEFAULT_STALE_AFTER_SECONDS
 from exporter.health.workspace_proxy import ListedProxy
 from exporter.secret import Secret
+from exporter.wire.url import Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -110,3 +113,163 @@ class WorkspaceProxiesTarget(HTTPTarget):
     @property
     def run_limit_seconds(self) -> float:
         return 3 * self.timeout_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionerDaemonsTarget(HTTPTarget):
+    """All provisioner daemons of a deployment, from the tables (with a database URL), else from the API
+    (with a session token). Each of the two may take the timeout.
+
+    `stale_after_seconds`: who was not seen for longer is not counted on.
+    """
+
+    database_url: Secret | None = None
+    stale_after_seconds: float = DEFAULT_STALE_AFTER_SECONDS
+
+    @property
+    def run_limit_seconds(self) -> float:
+        return 2 * self.timeout_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerpMapSource:
+    """Where the DERP map of a deployment comes from: a file, else Coder's open socket, and with a
+    token what Coder tells to workspaces and clients.
+
+    `interval_seconds`: how often what no socket tells is read again, and how long a failed source
+    may stay unasked at most. `timeout_seconds`: of one attempt.
+    """
+
+    deployment: str
+    access_url: AccessURL
+    session_token: Secret | None = None
+    ca_file: Path | None = None
+    map_file: Path | None = None
+    interval_seconds: float
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerpTarget(HTTPTarget):
+    """The section `derp` as a whole: the map, and every region judged on the latest results.
+
+    Args:
+        allow_hosts: Relay hosts that may be probed beside those of Coder and its proxies.
+        expect_websocket: The deployment forces WebSocket; None: as the server says.
+        mesh: Whether ordered pairs of a region's relays are probed.
+        loss: The low-rate stream of messages; None: off.
+        replicas: URLs of the replicas of coderd, whose relays form a mesh.
+    """
+
+    allow_hosts: tuple[str, ...] = ()
+    expect_websocket: bool | None = None
+    mesh: bool = True
+    loss: LossMode | None = None
+    replicas: tuple[Replica, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A replica of coderd by its label and where it answers."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossMode:
+    """A stream of messages through each relay, to see loss and jitter. `window_seconds` is how long
+    one run sends."""
+
+    packets_per_second: float
+    window_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayEndpoint:
+    """Where a relay answers, and how it is verified.
+
+    Args:
+        address: An IP address, or a name to look up, instead of the origin's host, which still is
+            what is asked for (Host, SNI) and verified; None: the host itself.
+        certificate_name: The name that the certificate must bear, when it is not the host's; or a
+            pin, `sha256-raw:<hex>`.
+        insecure: The map says not to verify (InsecureForTests).
+    """
+
+    origin: Origin
+    address: str | None = None
+    certificate_name: str | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerpRelayTarget(Target):
+    """One relay node, both transports side by side. The timeout is that of both together."""
+
+    name: NodeName
+    endpoint: RelayEndpoint
+    ca_file: Path | None = None
+    listed: bool = True
+    expect_websocket: bool = False
+    loss: LossMode | None = None
+
+    @property
+    def schedule_name(self) -> str:
+        return f"{self.deployment}/{self.section}/{self.name.target}/relay"
+
+    @property
+    def run_limit_seconds(self) -> float:
+        return self.timeout_seconds + (self.loss.window_seconds if self.loss is not None else 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StunTarget(Target):
+    """One STUN server of the map.
+
+    `ipv4` and `ipv6` are addresses by which it is asked; None: look the host up for that family,
+    and an empty text: the map switches the family off.
+    """
+
+    name: NodeName
+    host: str
+    port: int
+    ipv4: str | None = None
+    ipv6: str | None = None
+
+    @property
+    def schedule_name(self) -> str:
+        return f"{self.deployment}/{self.section}/{self.name.target}/stun"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshNode:
+    """A relay as the mesh probe knows it."""
+
+    name: str
+    endpoint: RelayEndpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerpMeshTarget(Target):
+    """Every ordered pair of a region's relays."""
+
+    region_id: int
+    region_name: str
+    nodes: tuple[MeshNode, ...]
+    ca_file: Path | None = None
+
+    @property
+    def schedule_name(self) -> str:
+        return f"{self.deployment}/{self.section}/{self.region_id}/mesh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectConnectionsTarget(HTTPTarget):
+    """This host's network on the way to a deployment.
+
+    `tunnel_interfaces`: name patterns (as of the shell) of interfaces that count as a tunnel
+    whatever their kind.
+    """
+
+    tunnel_interfaces: tuple[str, ...] = ()

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
+from types import MappingProxyType
 
 from exporter.health.codes import CODES, Code
+from exporter.health.derp import DerpResult, Skipped
+from exporter.health.maintenance import CLOSED, Maintenance
 from exporter.health.model import OffReason, Section, Severity, Witness
 from exporter.snapshot import SectionRollup, Snapshot
 from exporter.targets.model import SectionKey
@@ -24,7 +27,10 @@ _SECTION_NAMES = {
     Section.ACCESS_URL: "Access URL",
     Section.WEBSOCKET: "WebSocket",
     Section.DATABASE: "Database",
+    Section.DERP: "DERP relays",
     Section.WORKSPACE_PROXY: "Workspace proxies",
+    Section.PROVISIONER_DAEMONS: "Provisioner daemons",
+    Section.DIRECT_CONNECTIONS: "Direct connections",
 }
 
 _OFF_SENTENCES = {
@@ -35,6 +41,15 @@ _OFF_SENTENCES = {
     OffReason.NOT_SUPPORTED: "This version of Coder does not have it.",
     OffReason.NO_DATABASE: "Needs a database URL.",
     OffReason.NOT_CONFIGURED: "Nothing is configured to be probed.",
+}
+
+# More nodes that are skipped for one reason are only counted.
+_MAX_SKIPPED = 5
+
+_SKIPPED_SENTENCES = {
+    "host_not_allowed": "Not probed, as their hosts are not in allow_hosts",
+    "too_many": "Not probed, as the DERP map has too many nodes",
+    "invalid": "Not probed, as their entries in the DERP map cannot be used",
 }
 
 _CODES: dict[tuple[Section, str], Code] = {
@@ -53,6 +68,16 @@ class CodeView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedView:
+    """Nodes of the DERP map that are not probed for one reason, as `REGION/NODE (host)`. `count` is
+    that of all, `nodes` has the first of them."""
+
+    reason: str
+    nodes: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SectionView:
     """A section of a deployment. `severity` is the settled one, None before the first run;
     `last_run_timestamp_seconds` is when the latest run of any of its targets began."""
@@ -61,6 +86,7 @@ class SectionView:
     off: OffReason | None = None
     severity: Severity | None = None
     codes: tuple[CodeView, ...] = ()
+    skipped: tuple[SkippedView, ...] = ()
     last_run_timestamp_seconds: float | None = None
 
 
@@ -68,6 +94,7 @@ class SectionView:
 class DeploymentView:
     name: str
     sections: tuple[SectionView, ...]
+    maintenance: Maintenance = CLOSED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,23 +106,35 @@ class Landing:
     deployments: tuple[DeploymentView, ...]
 
 
-def survey(snapshot: Snapshot, off: Mapping[SectionKey, OffReason | None]) -> tuple[DeploymentView, ...]:
+def survey(
+    snapshot: Snapshot,
+    off: Mapping[SectionKey, OffReason | None],
+    maintenance: Mapping[str, Maintenance] = MappingProxyType({}),
+) -> tuple[DeploymentView, ...]:
     """Return what the snapshot says of every declared section that we probe ourselves.
 
     Args:
         off: Every declared section, in the order shown; why it is off, None when it is on.
+        maintenance: Of deployments that have windows.
     """
     last_runs: dict[SectionKey, float] = {}
+    skipped: dict[SectionKey, tuple[SkippedView, ...]] = {}
     for key, entry in snapshot.entries.items():
         started = entry.health.started_timestamp_seconds
         last_runs[key.section_key] = max(started, last_runs.get(key.section_key, started))
+        if isinstance(entry.health.result, DerpResult):
+            skipped[key.section_key] = _group(entry.health.result.skipped)
     deployments: dict[str, list[SectionView]] = {}
     for section_key, reason in off.items():
         if section_key.witness is Witness.PROBE and not section_key.coder_replica:
             views = deployments.setdefault(section_key.deployment, [])
             rollup = snapshot.sections.get(section_key)
-            views.append(_view(section_key.section, reason, rollup, last_runs.get(section_key)))
-    return tuple(DeploymentView(name=name, sections=tuple(views)) for name, views in deployments.items())
+            view = _view(section_key.section, reason, rollup, last_runs.get(section_key))
+            views.append(replace(view, skipped=skipped.get(section_key, ()) if reason is None else ()))
+    return tuple(
+        DeploymentView(name=name, sections=tuple(views), maintenance=maintenance.get(name, CLOSED))
+        for name, views in deployments.items()
+    )
 
 
 def _view(section: Section, off: OffReason | None, rollup: SectionRollup | None, last_run: float | None) -> SectionView:
@@ -106,6 +145,17 @@ def _view(section: Section, off: OffReason | None, rollup: SectionRollup | None,
         severity=rollup.settled_severity,
         codes=tuple(_code(section, code, since) for code, since in sorted(rollup.since_timestamp_seconds.items())),
         last_run_timestamp_seconds=last_run,
+    )
+
+
+def _group(skipped: Iterable[Skipped]) -> tuple[SkippedView, ...]:
+    nodes: dict[str, list[str]] = {}
+    for node in skipped:
+        host = f" ({node.host})" if node.host else ""
+        nodes.setdefault(node.reason, []).append(f"{node.region_id}/{node.node}{host}")
+    return tuple(
+        SkippedView(reason=reason, nodes=tuple(names[:_MAX_SKIPPED]), count=len(names))
+        for reason, names in sorted(nodes.items())
     )
 
 
@@ -166,13 +216,21 @@ def _render_deployment(view: DeploymentView, now: float) -> str:
     known = [section.severity for section in view.sections if section.severity is not None]
     return f"""<section class="card">
 <h2>{escape(view.name)} {_badge(max(known, default=None))}</h2>
-<table role="table">
+{_render_maintenance(view.maintenance)}<table role="table">
 <thead role="rowgroup"><tr role="row">{_HEAD}</tr></thead>
 <tbody role="rowgroup">
 {rows}</tbody>
 </table>
 </section>
 """
+
+
+def _render_maintenance(maintenance: Maintenance) -> str:
+    if not maintenance.open:
+        return ""
+    until = maintenance.next_change_timestamp_seconds
+    said = "" if until is None else f" until {_time(until)}"
+    return f'<p class="maintenance">A maintenance window is open{said}: no rule alerts for this deployment.</p>\n'
 
 
 def _render_section(view: SectionView, now: float) -> str:
@@ -185,6 +243,7 @@ def _render_section(view: SectionView, now: float) -> str:
     else:
         badge = _badge(view.severity)
         said = f"<ul>{''.join(_render_code(code, now) for code in view.codes)}</ul>" if view.codes else "Nothing."
+    said += "".join(map(_render_skipped, view.skipped))
     last_run = "never"
     if view.last_run_timestamp_seconds is not None:
         last_run = _age(view.last_run_timestamp_seconds, now) + " ago"
@@ -203,6 +262,13 @@ def _render_code(view: CodeView, now: float) -> str:
     age = _age(view.since_timestamp_seconds, now)
     since = f"For {age}, since {_time(view.since_timestamp_seconds)}."
     return f'<li>{code}{summary} <span class="quiet since">{since}</span></li>'
+
+
+def _render_skipped(view: SkippedView) -> str:
+    names = ", ".join(map(escape, view.nodes))
+    rest = f" and {view.count - len(view.nodes)} more" if view.count > len(view.nodes) else ""
+    sentence = escape(_SKIPPED_SENTENCES.get(view.reason, "Not probed"))
+    return f'<div class="quiet skipped">{sentence}: {names}{rest}. <code>{escape(view.reason)}</code></div>'
 
 
 def _badge(severity: Severity | None) -> str:
@@ -271,6 +337,8 @@ td li + li { margin-top: .4rem; }
 .quiet, .age { color: var(--quiet); }
 .age { white-space: nowrap; padding-right: 0; }
 .since { display: block; font-size: .88rem; }
+.skipped { margin-top: .4rem; font-size: .88rem; overflow-wrap: anywhere; }
+.maintenance { margin: 0 0 .75rem; font-weight: 600; }
 .narrow { display: none; }
 th:nth-child(1) { width: 11.5rem; }
 th:nth-child(2) { width: 8.5rem; }

@@ -9,10 +9,9 @@ from exporter.config.document import Document
 from exporter.config.yaml_nodes import parse_yaml
 from exporter.secret import Secret
 
-_DURATION = "write it like 30s, 5m or 1h30m"
-_URL = "write it like https://coder.example.com"
 _KNOWN = (
-    "name, url, url_file, session_token, session_token_file, deployment_id, tls, database, sections, workspace_proxies"
+    "name, url, url_file, session_token, session_token_file, deployment_id, tls, database, replicas, sections, "
+    "workspace_proxies, maintenance"
 )
 
 
@@ -82,127 +81,39 @@ deployments:
             "global: {settle: {after: 1m}}",
         ),
         ("f.yaml:1: global.reference: not built in this version yet; remove the key", "global: {reference: x}"),
+        ("f.yaml:1: deployments[0].maintenance: is a mapping; a list is wanted", "deployments: [{maintenance: {}}]"),
         *(
             (
-                f"f.yaml:1: deployments[0].{key}: not built in this version yet; remove the key",
-                f"deployments: [{{{key}: {{}}}}]",
+                f"f.yaml:1: deployments[0].replicas.{key}: not built in this version yet; remove the key",
+                f"deployments: [{{replicas: {{{key}: x, urls: []}}}}]",
             )
-            for key in ("replicas", "maintenance")
+            for key in ("dns", "port")
+        ),
+        ("f.yaml:1: deployments[0].replicas.urls: is a text; a list is wanted", "deployments: [{replicas: {urls: x}}]"),
+        (
+            "f.yaml:1: deployments[0].sections.derp.map: is a text; a mapping is wanted",
+            "deployments: [{sections: {derp: {map: derp-map.json}}}]",
+        ),
+        (
+            "f.yaml:1: deployments[0].sections.derp.los: unknown key; did you mean loss?",
+            "deployments: [{sections: {derp: {los: {}}}}]",
+        ),
+        (
+            "f.yaml:1: deployments[0].sections.derp.map.url: unknown key; known here: file",
+            "deployments: [{sections: {derp: {map: {url: x}}}}]",
         ),
         *(
             (
                 f"f.yaml:1: deployments[0].sections.{key}: not built in this version yet; remove the key",
                 f"deployments: [{{sections: {{{key}: {{}}}}}}]",
             )
-            for key in ("derp", "provisioner_daemons", "report", "workspaces", "direct_connections")
+            for key in ("report", "workspaces")
         ),
     ],
 )
 def test_structure(message: str, text: str) -> None:
     """Wrong types and keys that do not exist are told with line and path."""
     assert [message] == _decode(text)[1]
-
-
-@pytest.mark.parametrize(
-    ("what", "value"),
-    [
-        (f'"30" is not a duration; {_DURATION}', "30"),
-        (f'"30" is not a duration; {_DURATION}', '"30"'),
-        (f'"-30s" is not a duration; {_DURATION}', "-30s"),
-        (f'"true" is not a duration; {_DURATION}', "true"),
-        (f"this text is not a duration; {_DURATION}", "0123456789-abcdefghijklmnopqrstuv"),
-        (f'YAML reads "1:30" as the number 90, which is not a duration; {_DURATION}', "1:30"),
-        (f'YAML reads ".inf" as a number, which is not a duration; {_DURATION}', ".inf"),
-        (f"is a list, not a duration; {_DURATION}", "[30s]"),
-        ('"0s" is no time at all; a duration above 0s is wanted', "0s"),
-        ('"999ms" is too short; at least 1s', "999ms"),
-        ('"367d" is too long; at most 366d', "367d"),
-        ('"999999999999d" is too long; at most 366d', "999999999999d"),
-    ],
-)
-def test_an_interval(what: str, value: str) -> None:
-    """Each way to get a duration wrong tells the wanted form."""
-    assert [f"f.yaml:1: global.interval: {what}"] == _decode(f"global: {{interval: {value}}}")[1]
-
-
-@pytest.mark.parametrize(
-    ("what", "value"),
-    [
-        ('YAML reads "014" as the number 12; write a whole number from 1 to 100 in plain digits', "014"),
-        ('YAML reads "2.0" as a number; write a whole number from 1 to 100 in plain digits', "2.0"),
-        ("is a text; write a whole number from 1 to 100, without quotes", '"2"'),
-        ("is true; write a whole number from 1 to 100, without quotes", "true"),
-        ("is a mapping; write a whole number from 1 to 100, without quotes", "{}"),
-        ('"0" is out of range; write a whole number from 1 to 100', "0"),
-        ('"101" is out of range; write a whole number from 1 to 100', "101"),
-        ('"-1" is out of range; write a whole number from 1 to 100', "-1"),
-    ],
-)
-def test_a_count(what: str, value: str) -> None:
-    """A count is a whole number in its range, without quotes."""
-    assert [f"f.yaml:1: global.settle.raise: {what}"] == _decode(f"global: {{settle: {{raise: {value}}}}}")[1]
-
-
-@pytest.mark.parametrize(
-    ("what", "value"),
-    [
-        ('YAML 1.1 reads "no" as false, YAML 1.2 does not; write true or false', "no"),
-        ('YAML 1.1 reads "On" as true, YAML 1.2 does not; write true or false', "On"),
-        ("is a text; write true or false, without quotes", '"true"'),
-        ("is a number; write true or false, without quotes", "1"),
-    ],
-)
-def test_a_boolean(what: str, value: str) -> None:
-    """Only true and false are booleans."""
-    text = f"deployments: [{{sections: {{websocket: {{enabled: {value}}}}}}}]"
-    assert [f"f.yaml:1: deployments[0].sections.websocket.enabled: {what}"] == _decode(text)[1]
-
-
-@pytest.mark.parametrize(
-    ("what", "key", "value"),
-    [
-        ("YAML reads no as false; put it in quotes", "name", "no"),
-        ("YAML reads 014 as the number 12; put it in quotes", "name", "014"),
-        ("YAML reads 2024-01-01 as a date; put it in quotes", "name", "2024-01-01"),
-        ("YAML reads this value as a number; put it in quotes", "name", "7"),
-        ("YAML reads this value as true; put it in quotes", "name", "true"),
-        ("YAML reads this value as a number; put it in quotes", "name", "1234567890123456789012345678901"),
-        ("YAML does not read this value as a text; put it in quotes", "session_token", "1_234"),
-        ("YAML reads this value as a number; put it in quotes", "session_token", "1234"),
-        ("is a mapping; a text is wanted", "session_token", "{secret: hunter2}"),
-        ("is a list; a text is wanted", "url", "[x]"),
-        ("is empty; give it a value, or remove the key", "name", '""'),
-        ("is empty; give it a value, or remove the key", "session_token", '" "'),
-        ("has 65 characters; a name has 1 to 64", "name", "x" * 65),
-        ("begins or ends with a blank; remove it", "name", '" a"'),
-        ("holds a control character; a printable text is wanted", "name", '"a\\nb"'),
-        ("holds a control character; a printable text is wanted", "url_file", '"a\\0b"'),
-        (f"the URL does not begin with http:// or https://; {_URL}", "url", "coder.example.com"),
-        (f"the URL holds a user name or password, which Coder does not take; {_URL}", "url", "https://u:hunter2@c"),
-        ("is not a UUID; write it like 6f0c1a52-7f4e-4b53-9d0a-0c8de5f5a3b1", "deployment_id", "6f0c"),
-        (
-            "is not a UUID; write it like 6f0c1a52-7f4e-4b53-9d0a-0c8de5f5a3b1",
-            "deployment_id",
-            "6f0c1a527f4e4b539d0a0c8de5f5a3b1",
-        ),
-    ],
-)
-def test_a_text(what: str, key: str, value: str) -> None:
-    """Texts that YAML takes for something else, and texts of a wrong form, are told without a secret."""
-    assert [f"f.yaml:2: deployments[0].{key}: {what}"] == _decode(f"deployments:\n- {key}: {value}")[1]
-
-
-@pytest.mark.parametrize(
-    ("what", "value"),
-    [
-        ('"0.5ms" is too short; at least 1ms, since Coder compares whole milliseconds', "0.5ms"),
-        ('"0s" is no time at all; a duration above 0s is wanted', "0s"),
-    ],
-)
-def test_a_latency_threshold(what: str, value: str) -> None:
-    """Below a millisecond Coder would fall back to its default, so nothing below is taken."""
-    text = f"deployments: [{{database: {{latency_threshold: {value}}}}}]"
-    assert [f"f.yaml:1: deployments[0].database.latency_threshold: {what}"] == _decode(text)[1]
 
 
 def test_what_is_right_is_kept_beside_what_is_wrong() -> None:
@@ -213,6 +124,26 @@ def test_what_is_right_is_kept_beside_what_is_wrong() -> None:
     assert 5.0 == document.global_.timeout
     assert ["a", None, "b"] == [deployment.name for deployment in document.deployments or []]
     assert {("global", "interval"), ("deployments", 0, "x"), ("deployments", 1)} == tree.broken
+
+
+def test_wrong_items_of_a_list_of_texts_go_and_the_rest_stays() -> None:
+    """Each wrong item is told once, with its own number, and none keeps the others from being read."""
+    tree = parse_yaml(
+        "deployments:\n- sections:\n    derp:\n      allow_hosts:\n"
+        "      - a.example.com\n      - 5\n      - b.example.com\n      -\n      - {}\n      - [c]\n"
+    )
+    document = decode_document(tree)
+    where = "deployments[0].sections.derp.allow_hosts"
+    assert [
+        f"f.yaml:8: {where}[3]: has no value; give it one, or remove the key",
+        f"f.yaml:6: {where}[1]: YAML reads this value as a number; put it in quotes",
+        f"f.yaml:9: {where}[4]: is a mapping; a text is wanted",
+        f"f.yaml:10: {where}[5]: is a list; a text is wanted",
+    ] == [problem.render("f.yaml") for problem in tree.problems]
+    assert document.deployments is not None
+    assert document.deployments[0].sections is not None
+    assert document.deployments[0].sections.derp is not None
+    assert ["a.example.com", "b.example.com"] == document.deployments[0].sections.derp.allow_hosts
 
 
 def test_a_problem_of_the_yaml_is_not_told_twice() -> None:

@@ -61,7 +61,8 @@ deployments:
     name: twice
     sections:
       database: {interval: 30, enabled: yes}
-      derp: {interval: 1m}
+      derp: {interval: 61s, timeout: 62s}
+      report: {}
   - name: prod
     url: https://b.example.com
     sections: {websocket: {timeout: 31s, interval: 30s}}
@@ -81,11 +82,13 @@ deployments:
         "write true or false",
         'config.yaml:11: deployments[0].sections.database.interval: "30" is not a duration; '
         "write it like 30s, 5m or 1h30m",
-        "config.yaml:12: deployments[0].sections.derp: not built in this version yet; remove the key",
-        'config.yaml:13: deployments[1].name: "prod" is used before, by deployments[0].name; names are unique',
-        "config.yaml:15: deployments[1].sections.websocket.timeout: 31s is longer than the interval 30s written here; "
+        "config.yaml:12: deployments[0].sections.derp.timeout: 1m2s is longer than the interval 1m1s written here; "
+        "at most 1m1s",
+        "config.yaml:13: deployments[0].sections.report: not built in this version yet; remove the key",
+        'config.yaml:14: deployments[1].name: "prod" is used before, by deployments[0].name; names are unique',
+        "config.yaml:16: deployments[1].sections.websocket.timeout: 31s is longer than the interval 30s written here; "
         "at most 30s",
-        "config.yaml:16: deployments[1].database: has no value; give it one, or remove the key",
+        "config.yaml:17: deployments[1].database: has no value; give it one, or remove the key",
     ] == _problems(path, {})
 
 
@@ -315,7 +318,7 @@ def test_problems_of_both_are_told_together() -> None:
     assert [
         "CODER_SESSION_TOKEN_FILE: the file cannot be read: No such file or directory",
         "config.yaml:1: deployments[0].x: unknown key; known here: name, url, url_file, session_token, "
-        "session_token_file, deployment_id, tls, database, sections, workspace_proxies",
+        "session_token_file, deployment_id, tls, database, replicas, sections, workspace_proxies, maintenance",
     ] == sorted(
         _problems(_write("deployments: [{name: a, url: 'http://h', x: 1}]"), {"CODER_SESSION_TOKEN_FILE": "gone"})
     )
@@ -368,6 +371,11 @@ def _placements(secret: str) -> Iterator[str]:
     yield f"{head}  {quoted}: 1\n  {quoted}: 2\n"
     yield f"{head}  session_token: {quoted}\n  session_token: {quoted}\n"
     yield f"{head}  workspace_proxies: {{static: [{{name: x, url: {quoted}}}, {quoted}, {{id: {quoted}}}]}}\n"
+    yield f"{head}  replicas: {{urls: [{quoted}, {{name: x, url: {quoted}}}, [{quoted}], {{{quoted}: 1}}]}}\n"
+    for value in (quoted, f"[{quoted}]", f"{{file: {quoted}, window: {quoted}}}"):
+        for key in ("map", "allow_hosts", "loss", "expect_websocket"):
+            yield f"{head}  sections: {{derp: {{{key}: {value}}}}}\n"
+    yield f"{head}  sections: {{direct_connections: {{tunnel_interfaces: {quoted}}}}}\n"
     yield f"deployments: [{{name: a, url: 'http://u:{secret}@h'}}]"
     yield f"deployments: {quoted}"
     yield quoted
@@ -426,7 +434,8 @@ _SCALARS = (
 )
 _KEYS = """
 global deployments interval timeout settle raise name url url_file session_token session_token_file sections websocket
-access_url database certificate_error tls ca_file workspace_proxies static id <<
+access_url database certificate_error tls ca_file workspace_proxies static id << derp mesh map file allow_hosts loss
+window packets_per_second direct_connections tunnel_interfaces replicas urls enabled
 """
 _YAML = st.recursive(
     st.sampled_from(_SCALARS),

@@ -10,46 +10,13 @@ import pytest
 import trustme
 
 from exporter.config.load import load_config
-from exporter.config.model import Config, DatabaseConfig
-from exporter.errors import ConfigError
+from exporter.config.model import Config, DatabaseConfig, ReplicaConfig
 from exporter.health.settle import Policy
 from exporter.secret import Secret
 
 _HINT = "a relative path begins at the configuration's folder"
 TOKEN = "0123456789-abcdefghijklmnopqrstuv"
 Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a file into the working directory of the test, for its owner only."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(text: str, name: str = "c.yaml", mode: int = 0o600) -> Path:
-        path = Path(name)
-        path.write_text(text)
-        path.chmod(mode)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def load(write: Write) -> Callable[[str], Config]:
-    """Load a configuration from its text."""
-    return lambda text: load_config(write(text), {})
-
-
-@pytest.fixture
-def problems(load: Callable[[str], Config]) -> Callable[[str], list[str]]:
-    """Give the problems of a configuration, without the part that is always the same."""
-
-    def give(text: str) -> list[str]:
-        with pytest.raises(ConfigError) as caught:
-            load(text)
-        return [problem.replace("deployments[0]", "D0").removeprefix("c.yaml:") for problem in caught.value.problems]
-
-    return give
 
 
 def _one(keys: str, head: str = "") -> str:
@@ -78,85 +45,6 @@ def test_defaults(load: Callable[[str], Config]) -> None:
         deployment.access_url.certificate_warning_seconds,
         deployment.access_url.certificate_error_seconds,
     )
-
-
-@pytest.mark.parametrize(
-    ("interval", "timeout", "head", "section"),
-    [
-        (30.0, 5.0, "", ""),
-        (30.0, 5.0, "global: {timeout: 20s}", ""),
-        (2.0, 1.8, "global: {interval: 2s}", ""),
-        (3.0, 2.7, "", "interval: 3s"),
-        (3.0, 2.5, "", "interval: 3s, timeout: 2.5s"),
-        (30.0, 30.0, "", "timeout: 30s"),
-        (60.0, 45.0, "global: {interval: 1m}", "timeout: 45s"),
-        (10.0, 5.0, "global: {interval: 2s}", "interval: 10s"),
-    ],
-)
-def test_intervals_and_timeouts_are_inherited(
-    load: Callable[[str], Config], interval: float, timeout: float, head: str, section: str
-) -> None:
-    """Section key, then section default, then global; only a default gives way to a shorter interval."""
-    (deployment,) = load(_one(f"sections: {{database: {{{section}}}}}", head)).deployments
-    assert (interval, timeout) == (
-        deployment.database_section.interval_seconds,
-        deployment.database_section.timeout_seconds,
-    )
-
-
-@pytest.mark.parametrize(
-    ("expected", "head", "section"),
-    [
-        ("1: global.timeout: 31s is longer than the interval 30s that is the default; at most 30s",
-         "global: {timeout: 31s}", ""),
-        ("1: global.timeout: 6s is longer than the interval 5s of global.interval; at most 5s",
-         "global: {timeout: 6s, interval: 5s}", ""),
-        ("3: D0.sections.websocket.timeout: 31s is longer than the interval 30s that is the default; at most 30s",
-         "", "timeout: 31s"),
-        ("3: D0.sections.websocket.timeout: 7s is longer than the interval 5s of global.interval; at most 5s",
-         "global: {interval: 5s}", "timeout: 7s"),
-        ("3: D0.sections.websocket.timeout: 7s is longer than the interval 2s written here; at most 2s",
-         "global: {interval: 10s}", "timeout: 7s, interval: 2s"),
-    ],
-)  # fmt: skip
-def test_a_timeout_above_its_interval_is_refused(
-    problems: Callable[[str], list[str]], expected: str, head: str, section: str
-) -> None:
-    """The interval that counts is named."""
-    assert [expected] == problems(_one(f"sections: {{websocket: {{{section}}}}}", head))
-
-
-def test_a_broken_interval_is_the_only_problem(problems: Callable[[str], list[str]]) -> None:
-    """No timeout is compared with an interval that cannot be read."""
-    told = problems(_one("sections: {websocket: {timeout: 1h, interval: x}}", "global: {timeout: 1h, interval: y}"))
-    assert ["1: global.interval", "3: D0.sections.websocket.interval"] == [": ".join(t.split(": ")[:2]) for t in told]
-
-
-def test_settle_keys_are_inherited_one_by_one(load: Callable[[str], Config]) -> None:
-    """A section overrides single keys; the rest is global's, then the default's."""
-    text = _one(
-        "sections: {websocket: {settle: {raise: 5, version_grace: 0s}}}", "global: {settle: {raise: 3, clear: 4}}"
-    )
-    (deployment,) = load(text).deployments
-    assert Policy(raise_after=3, clear_after=4) == deployment.access_url.settle
-    assert Policy(raise_after=5, clear_after=4, version_grace_seconds=0.0) == deployment.websocket.settle
-
-
-@pytest.mark.parametrize(
-    ("expected", "keys"),
-    [
-        ("certificate_error: an error from 20d on would come before the warning from 14d on",
-         "certificate_error: 20d"),
-        ("certificate_warning: an error from 2d on would come before the warning from 1d on",
-         "certificate_warning: 1d"),
-        ("certificate_error: an error from 3d on would come before the warning from 1d on",
-         "certificate_warning: 1d, certificate_error: 3d"),
-    ],
-)  # fmt: skip
-def test_certificate_limits(problems: Callable[[str], list[str]], expected: str, keys: str) -> None:
-    """The error never comes before the warning; equal is fine."""
-    told = problems(_one(f"sections: {{access_url: {{{keys}}}}}"))
-    assert [f"3: D0.sections.access_url.{expected}; certificate_error is the shorter one"] == told
 
 
 @pytest.mark.parametrize(
@@ -380,3 +268,75 @@ def test_a_broken_static_proxy_is_one_problem(problems: Callable[[str], list[str
         "2: D0.workspace_proxies.static[0]: is a number; a mapping is wanted",
         "2: D0.name: is missing; it becomes the label `deployment`",
     ] == told
+
+
+def test_replicas(load: Callable[[str], Config]) -> None:
+    """A URL stands alone or with a name; without one it is called by host and port."""
+    urls = "['https://10.0.0.1:8080', 'HTTP://Coderd-1/', 'https://[::1]', {name: coderd-3, url: 'https://h3:1'}]"
+    config = load(_one(f"replicas: {{urls: {urls}}}"))
+    assert (
+        ReplicaConfig(name="10.0.0.1:8080", url="https://10.0.0.1:8080"),
+        ReplicaConfig(name="coderd-1:80", url="http://coderd-1"),
+        ReplicaConfig(name="[::1]:443", url="https://[::1]"),
+        ReplicaConfig(name="coderd-3", url="https://h3:1"),
+    ) == config.deployments[0].replicas
+    assert () == config.warnings
+
+
+def test_no_replicas(load: Callable[[str], Config]) -> None:
+    """An empty list is one."""
+    assert () == load(_one("replicas: {urls: []}")).deployments[0].replicas
+
+
+def test_a_long_name_of_a_replica_is_cut(load: Callable[[str], Config]) -> None:
+    """A label has its bound, and the name of the pod stands first."""
+    host = f"coder-7d9f8b6c5-abcde.{'x' * 60}.svc"
+    (replica,) = load(_one(f"replicas: {{urls: ['http://{host}:8080']}}")).deployments[0].replicas
+    assert (host[:64], f"http://{host}:8080") == (replica.name, replica.url)
+
+
+@pytest.mark.parametrize(
+    ("expected", "keys"),
+    [
+        ("urls: is missing; list the URLs of the replicas, or remove `replicas`", "{}"),
+        ("urls[1].url: is missing; write the replica's own URL", "{urls: ['http://h', {name: x}]}"),
+        (
+            'urls[1].name: "x" is used before, by D0.replicas.urls[0].name; names are unique',
+            "{urls: [{name: x, url: 'http://h'}, {name: x, url: 'http://i'}]}",
+        ),
+        (
+            'urls[1].name: "h:80" is used before, by D0.replicas.urls[0]; names are unique',
+            "{urls: ['http://h', {name: 'h:80', url: 'http://i'}]}",
+        ),
+        (
+            "urls[1]: has the same URL as D0.replicas.urls[0]; list each replica once",
+            "{urls: [{name: x, url: 'http://h'}, 'http://H:80/']}",
+        ),
+        (
+            "urls[0].url: the URL does not begin with http:// or https://; write it like https://coder.example.com",
+            "{urls: [{name: x, url: h}]}",
+        ),
+        ("urls[0].name: has 65 characters; a name has 1 to 64", f"{{urls: [{{name: {'x' * 65}, url: 'http://h'}}]}}"),
+        ("dns: not built in this version yet; remove the key", "{dns: coder-headless.coder.svc}"),
+    ],
+)
+def test_replicas_that_are_wrong(problems: Callable[[str], list[str]], expected: str, keys: str) -> None:
+    """Each problem is told once, at the key that must change."""
+    assert [f"3: D0.replicas.{expected}"] == problems(_one(f"replicas: {keys}"))
+
+
+def test_a_replica_of_two_deployments(load: Callable[[str], Config]) -> None:
+    """Names and URLs are unique in a deployment, not among them."""
+    replicas = "replicas: {urls: ['http://r']}"
+    config = load(
+        f"deployments:\n- {{name: a, url: 'http://h', {replicas}}}\n- {{name: b, url: 'http://i', {replicas}}}\n"
+    )
+    assert ["r:80", "r:80"] == [deployment.replicas[0].name for deployment in config.deployments]
+
+
+def test_a_replicas_url_is_its_origin(load: Callable[[str], Config]) -> None:
+    """What stands behind host and port is dropped, with a warning."""
+    config = load(_one("replicas: {urls: ['http://r/derp']}"))
+    assert "http://r" == config.deployments[0].replicas[0].url
+    what = "has a path, query or fragment, which is dropped: only scheme, host and port count"
+    assert (f"c.yaml:3: deployments[0].replicas.urls[0]: {what}",) == config.warnings

@@ -10,8 +10,10 @@ import yaml
 
 from exporter.config.decode import decode_document
 from exporter.config.load import load_config
+from exporter.config.model import TUNNEL_INTERFACES
 from exporter.config.show import defaults_yaml, redacted, reference
 from exporter.config.yaml_nodes import parse_yaml
+from exporter.health.model import Section
 
 TOKEN = "0123456789-abcdefghijklmnopqrstuv"
 DSN = "postgres://u:hunter2@db.example.com/coder"
@@ -66,7 +68,21 @@ def test_reference_tells_defaults_and_where_they_come_from() -> None:
     assert "5s" == defaults["deployments[].sections.websocket.timeout"]
     assert "global.settle.raise" == defaults["deployments[].sections.websocket.settle.raise"]
     assert "15ms" == defaults["deployments[].database.latency_threshold"]
+    assert ("1m", "10s") == (
+        defaults["deployments[].sections.derp.interval"],
+        defaults["deployments[].sections.derp.timeout"],
+    )
+    assert "" == defaults["deployments[].sections.derp.expect_websocket"]
+    assert "true" == defaults["deployments[].sections.derp.mesh"]
+    assert "false" == defaults["deployments[].sections.derp.loss.enabled"]
+    assert list(TUNNEL_INTERFACES) == yaml.safe_load(
+        defaults["deployments[].sections.direct_connections.tunnel_interfaces[]"]
+    )
     assert "" == defaults["deployments[].workspace_proxies.static[].id"]
+    assert ("", "UTC") == (
+        defaults["deployments[].maintenance[].start"],
+        defaults["deployments[].maintenance[].timezone"],
+    )
 
 
 _EVERYTHING = f"""
@@ -80,15 +96,33 @@ deployments:
     sections:
       access_url: {{interval: 10s, timeout: 1500ms, certificate_warning: 30d, certificate_error: 1d}}
       websocket: {{enabled: false, settle: {{raise: 1}}}}
+      derp:
+        expect_websocket: false
+        mesh: false
+        map: {{file: map.json}}
+        allow_hosts: [Derp.example.com, "2001:db8::7"]
+        loss: {{enabled: true, packets_per_second: 5, window: 2500ms}}
+      direct_connections: {{tunnel_interfaces: [wg*, "*"]}}
+    replicas: {{urls: ["https://10.0.0.1:8080", {{name: coderd-1, url: "https://10.0.0.2:8080"}}]}}
     workspace_proxies: {{static: [{{name: eu, url: "https://eu.example.com"}}]}}
+    maintenance:
+      - {{start: saturday 02:00, duration: 90m, timezone: Europe/Berlin}}
+      - {{start: Mon 00:00, duration: 1h}}
+      - {{start: 2999-12-05T02:00:00+01:00, duration: 7d}}
   - name: über
     url_file: url
+    sections: {{derp: {{interval: 1s}}, direct_connections: {{tunnel_interfaces: []}}}}
+"""
+MAP = """
+{"Regions": {"999": {"RegionID": 999, "RegionCode": "coder", "RegionName": "Coder", "EmbeddedRelay": true, "Nodes": [
+  {"Name": "999b", "RegionID": 999, "HostName": "coder.example.com", "STUNPort": -1, "DERPPort": 443}]}}}
 """
 
 
 def test_what_is_in_force_is_shown_without_secrets(tmp_path: Path) -> None:
     """/config tells everything but secrets, inherited values filled in."""
     (tmp_path / "url").touch()
+    (tmp_path / "map.json").write_text(MAP)
     (tmp_path / "config.yaml").write_text(_EVERYTHING)
     config = load_config(tmp_path / "config.yaml", {})
     text = redacted(config)
@@ -105,11 +139,40 @@ def test_what_is_in_force_is_shown_without_secrets(tmp_path: Path) -> None:
         "certificate_error": "1d",
         "settle": {"raise": 3, "clear": 4, "startup_grace": "0s", "version_grace": "1h30m"},
     } == shown[0]["sections"]["access_url"]
+    assert {
+        "enabled": True,
+        "interval": "1m",
+        "timeout": "10s",
+        "expect_websocket": False,
+        "mesh": False,
+        "map": {"file": str(tmp_path / "map.json")},
+        "allow_hosts": ["derp.example.com", "2001:db8::7"],
+        "loss": {"enabled": True, "packets_per_second": 5, "window": "2s500ms"},
+        "settle": {"raise": 3, "clear": 4, "startup_grace": "0s", "version_grace": "1h30m"},
+    } == shown[0]["sections"]["derp"]
+    assert ["wg*", "*"] == shown[0]["sections"]["direct_connections"]["tunnel_interfaces"]
+    assert "1m30s" == shown[0]["sections"]["provisioner_daemons"]["stale_after"]
+    assert {
+        "urls": [
+            {"name": "10.0.0.1:8080", "url": "https://10.0.0.1:8080"},
+            {"name": "coderd-1", "url": "https://10.0.0.2:8080"},
+        ]
+    } == shown[0]["replicas"]
+    assert [
+        {"start": "Sat 02:00", "duration": "1h30m", "timezone": "Europe/Berlin"},
+        {"start": "Mon 00:00", "duration": "1h", "timezone": "UTC"},
+        {"start": "2999-12-05T02:00:00+01:00", "duration": "7d"},
+    ] == shown[0]["maintenance"]
+    assert "replicas" not in shown[1]
+    assert "maintenance" not in shown[1]
+    assert [section.value for section in Section] == list(shown[1]["sections"])
+    assert not {"expect_websocket", "map"} & shown[1]["sections"]["derp"].keys()
 
 
 def test_what_is_shown_is_a_configuration_again(tmp_path: Path) -> None:
     """With the secrets put back, what is shown loads and gives the same."""
     (tmp_path / "url").touch()
+    (tmp_path / "map.json").write_text(MAP)
     path = tmp_path / "config.yaml"
     path.write_text(_EVERYTHING)
     config = load_config(path, {})

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import Phase, Reason
+from exporter.health.direct_connections import Netcheck
 from exporter.health.model import OffReason, Section, Severity
 from exporter.health.workspace_proxy import ProxyResult, ProxyStatus
 from exporter.metrics.board import Clash
@@ -22,6 +23,8 @@ from tests.support.exposition import (
     World,
     access_url,
     attempt,
+    daemon,
+    daemons,
     database,
     dates,
     families,
@@ -31,6 +34,20 @@ from tests.support.exposition import (
     scan,
     unanswered,
     websocket,
+)
+from tests.support.relay_results import (
+    both,
+    derp,
+    interface,
+    loss,
+    mesh,
+    network,
+    node,
+    path,
+    path_mtu,
+    region,
+    stun,
+    stun_attempt,
 )
 
 PORTED = "coderd_proxyhealth_health_check_results"
@@ -62,8 +79,35 @@ def make_full_world() -> World:
             "": proxy_round(list_age_seconds=0.0),
         },
     )
+    world.run("prod", Section.PROVISIONER_DAEMONS, {"": daemons(daemon("v2.20.1"), daemon("v2.26.0"), stale=3)})
+    world.run(
+        "prod",
+        Section.DERP,
+        {
+            **both(node(), 0.001, loss=loss(10, 9, 0.0001)),
+            "1/1stun0/stun": stun(stun_attempt(0.002)),
+            "1/mesh": mesh(path("1a", "1b")),
+            "1": region(),
+            "": derp(region()),
+        },
+        codes=["XDERP02"],
+        severity=Severity.WARNING,
+    )
+    world.run(
+        "prod",
+        Section.DIRECT_CONNECTIONS,
+        {
+            "": network(
+                Netcheck(stun_servers=2, stun_answers=1, mapping_varies=False),
+                interface(on_the_way=True),
+                path_mtu=(path_mtu(1400),),
+                disabled=False,
+            )
+        },
+    )
     for section in Section:
         world.own.set_targets(section, 1)
+    world.board.show_maintenance("prod", is_open=True)
     return world
 
 
@@ -286,3 +330,12 @@ def test_any_sequence_leaves_exactly_the_series_of_the_live_targets(
 def shown_name(name: str) -> str:
     """The label of a target's name in this module."""
     return "\\\\ud800" if name == "\ud800" else name[:128]
+
+
+def test_maintenance_is_told_for_each_deployment() -> None:
+    """One sample a deployment, which follows the windows; odd names are escaped."""
+    world = World(("prod", 'te"st\\'))
+    for is_open in (False, True, False):
+        world.board.show_maintenance("prod", is_open=is_open)
+        world.board.show_maintenance('te"st\\', is_open=False)
+        assert {"prod": float(is_open), 'te"st\\': 0.0} == pick(world.read(), "coder_health_maintenance", "deployment")

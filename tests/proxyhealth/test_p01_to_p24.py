@@ -13,7 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.app import Application, running
 from exporter.clock import SystemClock
-from exporter.config.model import Config, DeploymentConfig, ProxyConfig, SectionConfig
+from exporter.config.model import (
+    Config,
+    DeploymentConfig,
+    DerpSectionConfig,
+    DirectConnectionsSectionConfig,
+    ProxyConfig,
+    SectionConfig,
+)
 from exporter.demo import answers
 from exporter.errors import ConnectError, Reason
 from exporter.health.model import Section
@@ -72,6 +79,8 @@ def make_config(*proxies: ListedProxy, **section: float) -> Config:
                 name="prod",
                 url="http://127.0.0.1:9",
                 workspace_proxy=SectionConfig(settle=settle, **(defaults | section)),  # type: ignore[arg-type]
+                derp=DerpSectionConfig(enabled=False),
+                direct_connections=DirectConnectionsSectionConfig(enabled=False),
                 static_proxies=tuple(ProxyConfig(id=p.id, name=p.name, url=p.url) for p in proxies),
             ),
         )
@@ -83,7 +92,7 @@ def proxies_target(application: Application) -> list[WorkspaceProxiesTarget]:
 
 
 async def check_proxies(application: Application) -> None:
-    await application.check(proxies_target(application))
+    await application.check([Section.WORKSPACE_PROXY])
 
 
 def scrape(application: Application, family: str) -> dict[tuple[tuple[str, str], ...], float]:

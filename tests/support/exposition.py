@@ -16,6 +16,12 @@ from exporter.health import codes
 from exporter.health.access_url import AccessURLResult, CertificateDates, FamilyAttempt, Identity
 from exporter.health.database import DatabaseResult
 from exporter.health.model import Failure, Finding, OffReason, Report, Section, Severity
+from exporter.health.provisioner_daemons import (
+    OrganizationDaemons,
+    ProvisionerDaemon,
+    ProvisionerDaemonsResult,
+    ServerVersion,
+)
 from exporter.health.settle import Policy
 from exporter.health.websocket import Mode, WebSocketResult
 from exporter.health.workspace_proxy import ListedProxy, ProxyResult, ProxyStatus, RoundResult
@@ -214,3 +220,14 @@ def proxy(id_: str, name: str = "eu", status: ProxyStatus = ProxyStatus.OK, **mo
 
 def proxy_round(**more: Any) -> RoundResult:
     return RoundResult(phase_seconds={}, **more)
+
+
+def daemon(version: str = "v2.26.0", organization: str = "coder", **more: Any) -> ProvisionerDaemon:
+    given: dict[str, Any] = {"id": "1", "name": "vm-0", "organization_id": organization, "api_version": "1.9"}
+    return ProvisionerDaemon(version=version, organization=organization, age_seconds=1.0, **given | more)
+
+
+def daemons(*recent: ProvisionerDaemon, stale: int = 0, never: int = 0, **more: Any) -> ProvisionerDaemonsResult:
+    counts = OrganizationDaemons(organization="coder", recent=len(recent), stale=stale, never=never)
+    given: dict[str, Any] = {"organizations": (counts,), "server": ServerVersion(version="v2.26.0"), "source": "tables"}
+    return ProvisionerDaemonsResult(recent=recent, **given | more)

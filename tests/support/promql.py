@@ -29,13 +29,13 @@ from promql_parser import (
 from exporter.errors import Phase, Reason
 from exporter.health.codes import CODES
 from exporter.health.model import OffReason, Section, Severity, Witness
+from exporter.health.provisioner_daemons import DaemonStatus
 from exporter.health.workspace_proxy import ProxyStatus
 from exporter.metrics.families import FAMILIES
 
 # Families of the contract that a later version brings. Rules carry them already; a vector that is
 # absent quiets nobody.
 DECLARED_LATER: Mapping[str, frozenset[str]] = {
-    "coder_health_maintenance": frozenset({"deployment"}),
     "coder_health_section_dismissed": frozenset({"deployment", "section"}),
 }
 
@@ -52,7 +52,7 @@ CLOSED_SETS: Mapping[str, frozenset[str]] = {
     "phase": frozenset(Phase),
     "family": frozenset({"ipv4", "ipv6"}),
     "position": frozenset({"leaf", "chain"}),
-    "status": frozenset(ProxyStatus),
+    "status": frozenset(ProxyStatus) | frozenset(DaemonStatus),
 }
 
 _DURATIONS = re.compile(r"\$(?:__rate_interval|__interval|__range|\{__rate_interval\}|\{__interval\}|\{__range\})")

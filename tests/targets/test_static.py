@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from exporter.config.model import Config, DatabaseConfig, DeploymentConfig, ProxyConfig, SectionConfig
+from dataclasses import replace
+from pathlib import Path
+
+from exporter.config.model import (
+    Config,
+    DatabaseConfig,
+    DeploymentConfig,
+    DerpSectionConfig,
+    DirectConnectionsSectionConfig,
+    LossConfig,
+    ProvisionerDaemonsSectionConfig,
+    ProxyConfig,
+    ReplicaConfig,
+    SectionConfig,
+)
 from exporter.health.model import OffReason, Section
 from exporter.health.settle import Policy
 from exporter.secret import Secret
-from exporter.targets.model import DatabaseTarget, SectionKey, WorkspaceProxiesTarget
+from exporter.targets.model import (
+    AccessURL,
+    DatabaseTarget,
+    DerpMapSource,
+    DerpTarget,
+    DirectConnectionsTarget,
+    LossMode,
+    ProvisionerDaemonsTarget,
+    Replica,
+    SectionKey,
+    WorkspaceProxiesTarget,
+)
 from exporter.targets.static import Plan, plan
 
 TOKEN = Secret("abcdefghij-0123456789012345678901")
@@ -24,10 +49,11 @@ def off(found: Plan) -> dict[Section, OffReason]:
 
 def test_each_grade_has_its_sections() -> None:
     """What is given decides what is on; the rest says what it lacks."""
-    anonymous = {Section.DATABASE: OffReason.NO_DATABASE, Section.WORKSPACE_PROXY: OffReason.NO_TOKEN}
+    daemons = {Section.PROVISIONER_DAEMONS: OffReason.NO_TOKEN}
+    anonymous = {Section.DATABASE: OffReason.NO_DATABASE, Section.WORKSPACE_PROXY: OffReason.NO_TOKEN, **daemons}
     assert anonymous == off(plan_one())
     assert {Section.DATABASE: OffReason.NO_DATABASE} == off(plan_one(session_token=TOKEN))
-    assert {Section.DATABASE: OffReason.NO_DATABASE} == off(plan_one(static_proxies=(PROXY,)))
+    assert {Section.DATABASE: OffReason.NO_DATABASE, **daemons} == off(plan_one(static_proxies=(PROXY,)))
     assert {} == off(plan_one(database=DATABASE))
 
 
@@ -36,7 +62,9 @@ def test_disabled_comes_before_every_other_reason() -> None:
     disabled = SectionConfig(enabled=False)
     found = plan_one(database_section=disabled, websocket=disabled)
     assert OffReason.DISABLED is off(found)[Section.DATABASE]
-    assert {Section.ACCESS_URL} == {target.section for target in found.targets}
+    assert [Section.ACCESS_URL, Section.DERP, Section.DIRECT_CONNECTIONS] == [
+        target.section for target in found.targets
+    ]
 
 
 def test_targets_carry_what_was_configured() -> None:
@@ -60,6 +88,129 @@ def test_targets_carry_what_was_configured() -> None:
     assert proxies.run_limit_seconds > proxies.timeout_seconds
 
 
+def test_provisioner_daemons_carry_what_was_configured() -> None:
+    """Both sources, each with its own time, and who counts as gone."""
+    config = ProvisionerDaemonsSectionConfig(interval_seconds=7.0, timeout_seconds=3.0, stale_after_seconds=150.0)
+    found = plan_one(database=DATABASE, provisioner_daemons=config, session_token=TOKEN, ca_file=Path("ca.pem")).targets
+    (target,) = (target for target in found if isinstance(target, ProvisionerDaemonsTarget))
+    assert (7.0, 3.0, 150.0, 6.0) == (
+        target.interval_seconds,
+        target.timeout_seconds,
+        target.stale_after_seconds,
+        target.run_limit_seconds,
+    )
+    assert (TOKEN, DATABASE.url, Path("ca.pem"), HERE) == (
+        target.session_token,
+        target.database_url,
+        target.ca_file,
+        target.access_url,
+    )
+
+
+def test_sections_come_in_their_order() -> None:
+    """Everything that is shown follows one order."""
+    found = plan_one(database=DATABASE)
+    assert list(Section) == [target.section for target in found.targets] == [key.section for key in found.policies]
+
+
+DERP = DerpSectionConfig(
+    interval_seconds=60.0,
+    timeout_seconds=4.0,
+    settle=Policy(clear_after=7),
+    expect_websocket=True,
+    mesh=False,
+    map_file=Path("map.json"),
+    allow_hosts=("derp.example.com",),
+    loss=LossConfig(enabled=True, packets_per_second=3, window_seconds=20.0),
+)
+NETWORK = DirectConnectionsSectionConfig(interval_seconds=90.0, timeout_seconds=6.0, tunnel_interfaces=("corp*",))
+HERE = AccessURL(url="https://c.example.com")
+
+
+def test_derp_carries_what_was_configured() -> None:
+    """Everything but the token, which no relay may see."""
+    found = plan_one(
+        derp=DERP,
+        session_token=TOKEN,
+        ca_file=Path("ca.pem"),
+        replicas=(ReplicaConfig(name="coderd-0", url="https://10.0.0.1:8080"),),
+    )
+    expected = DerpTarget(
+        deployment="prod",
+        section=Section.DERP,
+        interval_seconds=60.0,
+        timeout_seconds=4.0,
+        access_url=HERE,
+        session_token=None,
+        ca_file=Path("ca.pem"),
+        allow_hosts=("derp.example.com",),
+        expect_websocket=True,
+        mesh=False,
+        loss=LossMode(packets_per_second=3, window_seconds=20.0),
+        replicas=(Replica(name="coderd-0", url="https://10.0.0.1:8080"),),
+    )
+    assert [expected] == [target for target in found.targets if isinstance(target, DerpTarget)]
+    assert 7 == found.policies[SectionKey(deployment="prod", section=Section.DERP)].clear_after
+
+
+def test_loss_is_off_unless_it_is_enabled() -> None:
+    """Rate and window alone send nothing."""
+    found = plan_one(derp=DerpSectionConfig(loss=LossConfig(packets_per_second=5, window_seconds=30.0)))
+    assert found.derp_targets["prod"].loss is None
+
+
+def test_direct_connections_carries_what_was_configured() -> None:
+    """Its own pace, and the names of tunnels."""
+    found = plan_one(direct_connections=NETWORK, session_token=TOKEN, ca_file=Path("ca.pem"))
+    expected = DirectConnectionsTarget(
+        deployment="prod",
+        section=Section.DIRECT_CONNECTIONS,
+        interval_seconds=90.0,
+        timeout_seconds=6.0,
+        access_url=HERE,
+        session_token=None,
+        ca_file=Path("ca.pem"),
+        tunnel_interfaces=("corp*",),
+    )
+    assert [expected] == [target for target in found.targets if isinstance(target, DirectConnectionsTarget)]
+
+
+def test_the_map_is_had_for_either_section() -> None:
+    """At the pace of `derp`, and without it at that of `direct_connections`; the file counts for both."""
+    source = DerpMapSource(
+        deployment="prod",
+        access_url=HERE,
+        session_token=TOKEN,
+        ca_file=Path("ca.pem"),
+        map_file=Path("map.json"),
+        interval_seconds=60.0,
+        timeout_seconds=4.0,
+    )
+    no_derp = replace(DERP, enabled=False)
+    no_network = replace(NETWORK, enabled=False)
+    sources = [
+        plan_one(derp=derp, direct_connections=network, session_token=TOKEN, ca_file=Path("ca.pem")).map_sources
+        for derp, network in ((DERP, NETWORK), (DERP, no_network), (no_derp, NETWORK), (no_derp, no_network))
+    ]
+    paced = replace(source, interval_seconds=90.0, timeout_seconds=6.0)
+    assert [{"prod": source}, {"prod": source}, {"prod": paced}, {}] == sources
+
+
+def test_derp_that_is_off_still_says_what_it_would_look_at() -> None:
+    """The other section asks the map's servers, too; the schedule does not have the target."""
+    found = plan_one(derp=replace(DERP, enabled=False), direct_connections=replace(NETWORK, enabled=False))
+    assert [] == [target for target in found.targets if target.section in (Section.DERP, Section.DIRECT_CONNECTIONS)]
+    assert OffReason.DISABLED is off(found)[Section.DERP]
+    assert OffReason.DISABLED is off(found)[Section.DIRECT_CONNECTIONS]
+    assert ("derp.example.com",) == found.derp_targets["prod"].allow_hosts
+
+
+def test_derp_that_is_on_is_one_and_the_same_target() -> None:
+    """What is in the schedule is what the relays are derived from."""
+    found = plan_one()
+    assert any(found.derp_targets["prod"] is target for target in found.targets)
+
+
 def test_schedule_names_are_unique() -> None:
     """They seed the spread and key the runs."""
     names = [
@@ -72,4 +223,4 @@ def test_schedule_names_are_unique() -> None:
             )
         ).targets
     ]
-    assert 8 == len(names) == len(set(names))
+    assert 14 == len(names) == len(set(names))

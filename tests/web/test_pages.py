@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.health.derp import Skipped
+from exporter.health.maintenance import Maintenance
 from exporter.health.model import OffReason, Section, Severity
 from exporter.web.pages import (
     STYLE_DIGEST,
@@ -19,10 +21,12 @@ from exporter.web.pages import (
     DeploymentView,
     Landing,
     SectionView,
+    SkippedView,
     render_landing,
     survey,
 )
 from tests.support.exposition import START, World, database, websocket
+from tests.support.relay_results import derp, network, region
 
 # elements without an end tag. Source: HTML standard, void elements
 _VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -178,3 +182,84 @@ def test_the_survey_shows_what_a_run_found_to_be_off() -> None:
     world.run("prod", Section.WEBSOCKET, {"x": websocket()}, off=OffReason.FORBIDDEN)
     (deployment,) = survey(world.snapshot, world.board.off)
     assert [(view.off, view.severity, view.codes) for view in deployment.sections] == [(OffReason.FORBIDDEN, None, ())]
+
+
+def test_relays_that_are_not_probed_are_named_with_the_reason() -> None:
+    """The first few by name and host, the rest counted, one sentence a reason, beside the verdict."""
+    skipped = (
+        SkippedView(reason="host_not_allowed", nodes=("1/1a (a.example)", "1/1b (b.example)"), count=7),
+        SkippedView(reason="invalid", nodes=("2/2a",), count=1),
+    )
+    view = SectionView(section=Section.DERP, severity=Severity.OK, skipped=skipped, last_run_timestamp_seconds=START)
+    assert (
+        "DERP relays ok Nothing. Not probed, as their hosts are not in allow_hosts: 1/1a (a.example), 1/1b (b.example) "
+        "and 5 more. host_not_allowed Not probed, as their entries in the DERP map cannot be used: 2/2a. invalid "
+        "Last run 0 s ago"
+    ) == show(DeploymentView(name="d", sections=(view,))).lines[1]
+
+
+@pytest.mark.parametrize("section", list(Section))
+def test_every_section_has_a_name(section: Section) -> None:
+    """In words, not as the label has it."""
+    view = SectionView(section=section, severity=Severity.OK, last_run_timestamp_seconds=START)
+    assert re.fullmatch(
+        r"[A-Z][A-Za-z ]+ ok Nothing\. Last run 0 s ago", show(DeploymentView(name="d", sections=(view,))).lines[1]
+    )
+
+
+@given(st.text(), st.text(), st.text())
+def test_no_name_of_a_map_becomes_markup(node: str, host: str, reason: str) -> None:
+    """Whatever a map holds: the page stays whole and harmless."""
+    world = World(sections=(Section.DERP,))
+    nodes = (Skipped(region_id=1, node=node + "<script>", host=host + "<img>", reason=reason),)
+    world.run("prod", Section.DERP, {"": derp(skipped=nodes)})
+    page = show(*survey(world.snapshot, world.board.off))
+    assert {"script", "img"}.isdisjoint(page.tags)
+    assert "<script>" in page.lines[1]
+
+
+def test_the_survey_groups_what_is_skipped_by_its_reason() -> None:
+    """At most five of a reason by name; a section that is off says nothing of relays."""
+    world = World(sections=(Section.DERP, Section.DIRECT_CONNECTIONS))
+    skipped = (
+        *(Skipped(region_id=1, node=str(number), host="h.example", reason="too_many") for number in range(7)),
+        Skipped(region_id=2, node="2a", host="", reason="invalid"),
+    )
+    world.run("prod", Section.DERP, {"1": region(), "": derp(skipped=skipped)})
+    world.run("prod", Section.DIRECT_CONNECTIONS, {"": network()})
+    (deployment,) = survey(world.snapshot, world.board.off)
+    derp_view, network_view = deployment.sections
+    assert (
+        SkippedView(reason="invalid", nodes=("2/2a",), count=1),
+        SkippedView(reason="too_many", nodes=tuple(f"1/{number} (h.example)" for number in range(5)), count=7),
+    ) == derp_view.skipped
+    assert () == network_view.skipped
+    world.run("prod", Section.DERP, {"": derp(skipped=skipped)}, off=OffReason.FORBIDDEN)
+    (deployment,) = survey(world.snapshot, world.board.off)
+    assert () == deployment.sections[0].skipped
+
+
+@pytest.mark.parametrize(
+    ("said", "change"),
+    [
+        (
+            "A maintenance window is open until 2026-11-18 12:06:40 UTC: no rule alerts for this deployment.",
+            START + 3600,
+        ),
+        ("A maintenance window is open: no rule alerts for this deployment.", None),
+    ],
+)
+def test_a_maintenance_window_that_is_open_is_told(said: str, change: float | None) -> None:
+    """With its end, where that is known; a window that is only awaited is no news."""
+    view = DeploymentView(name="d", sections=(SectionView(section=Section.DATABASE),))
+    opened = Maintenance(open=True, next_change_timestamp_seconds=change)
+    awaited = Maintenance(open=False, next_change_timestamp_seconds=change)
+    pages = [
+        render_landing(
+            Landing(version="1", now_timestamp_seconds=START, deployments=(replace(view, maintenance=maintenance),)),
+            telemetry_path="/metrics",
+        )
+        for maintenance in (opened, awaited)
+    ]
+    assert [True, False] == [said in re.sub(r"<[^>]+>", "", page) for page in pages]
+    assert [1, 0] == [page.count('<p class="maintenance">') for page in pages]
