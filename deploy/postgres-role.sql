@@ -28,11 +28,11 @@ SELECT format('CREATE ROLE %I', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :'role')
 \gexec
 
--- Five connections are enough for the kept ones, the measured ones and a second exporter that takes
--- over; a runaway exporter cannot use up what Coder needs.
+-- Eight connections are enough for the three kept ones, the one that is measured and a second exporter
+-- that takes over; a runaway exporter cannot use up what Coder needs.
 -- The statement may end up in the server's log only if this session logs statements.
 SET LOCAL log_statement = 'none';
-ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT CONNECTION LIMIT 5 PASSWORD :'password';
+ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT CONNECTION LIMIT 8 PASSWORD :'password';
 
 -- A second fence: even what somebody grants by mistake is only read, and never for long.
 ALTER ROLE :"role" SET default_transaction_read_only = on;
@@ -66,7 +66,7 @@ FROM (
                 || 'organization_id key_id'),
             ('provisioner_keys', 'id name organization_id'),
             ('provisioner_jobs', 'id organization_id created_at started_at completed_at canceled_at worker_id tags '
-                || 'job_status'),
+                || 'job_status provisioner'),
             ('organizations', 'id name display_name is_default deleted'),
             ('tailnet_coordinators', 'id heartbeat_at'),
             -- tells when the columns may have changed

@@ -20,7 +20,8 @@ _READABLE = {
     " derp_enabled derp_only version",
     "provisioner_daemons": "id created_at name provisioners tags last_seen_at version api_version organization_id"
     " key_id",
-    "provisioner_jobs": "id organization_id created_at started_at completed_at canceled_at worker_id tags job_status",
+    "provisioner_jobs": "id organization_id created_at started_at completed_at canceled_at worker_id tags job_status"
+    " provisioner",
     "provisioner_keys": "id name organization_id",
     "organizations": "id name display_name is_default deleted",
     "replicas": "id created_at started_at stopped_at updated_at hostname region_id relay_address database_latency"
@@ -82,7 +83,7 @@ async def test_the_role_is_refused_everything_else(server: PostgresServer, conne
 
 
 async def test_the_role_has_its_limits(server: PostgresServer, connection: Any) -> None:
-    """Read-only by default, five seconds a statement, five connections, no powers."""
+    """Read-only by default, five seconds a statement, eight connections, no powers."""
     assert await connection.fetchval("SHOW default_transaction_read_only") == "on"
     assert await connection.fetchval("SHOW statement_timeout") == "5s"
     async with server.connect() as superuser:
@@ -90,7 +91,7 @@ async def test_the_role_has_its_limits(server: PostgresServer, connection: Any) 
             "SELECT rolconnlimit, rolsuper, rolcreatedb, rolcreaterole, rolinherit, rolreplication, rolbypassrls"
             " FROM pg_roles WHERE rolname = 'coder_exporter'"
         )
-        assert tuple(role) == (5, False, False, False, False, False, False)
+        assert tuple(role) == (8, False, False, False, False, False, False)
         assert await superuser.fetchval("SELECT count(*) FROM pg_views WHERE schemaname = 'public'") == 0
 
 
