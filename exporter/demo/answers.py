@@ -84,15 +84,6 @@ def regions(proxies: Sequence[ProxyFacts], *, access_url: str, deployment_id: st
     return answer
 
 
-def derp_map(*, host: str, port: int) -> bytes:
-    """Return the first message of the DERP map's socket: the embedded relay and the STUN region."""
-    answer = recorded("derp-map")
-    kept = {key: answer["Regions"][key] for key in ("999", "1000")}
-    kept["999"]["Nodes"][0] |= {"HostName": host, "DERPPort": port}
-    answer["Regions"] = kept
-    return json.dumps(answer).encode()
-
-
 def upgrade_required() -> str:
     """Return the text that answers a GET of the DERP map without an upgrade."""
     answer = recorded("upgrade-required")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from exporter.demo import fault_proxy, faults
 
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
 Breakage = Callable[["Simulation"], AbstractAsyncContextManager[None]]
 
 
-def break_coder(make: Callable[[Simulation], faults.Fault]) -> Breakage:
-    """The Coder server plays a fault."""
+def break_coder(make: Callable[[Simulation], faults.Fault], *, cut: bool = False) -> Breakage:
+    """The Coder server plays a fault.
+
+    Args:
+        cut: Connections that stand are cut, so that sockets that were opened before meet it too.
+    """
 
     @asynccontextmanager
     async def broken(simulation: Simulation) -> AsyncIterator[None]:
         fault = make(simulation)
         simulation.coder.break_with(fault)
+        if cut:
+            simulation.coder.cut_connections()
         try:
             yield
         finally:
@@ -199,5 +206,111 @@ def use_standby() -> Breakage:
             yield
         finally:
             simulation.database.lead_to_primary()
+
+    return broken
+
+
+def change_relay(name: str, **faults: Any) -> Breakage:
+    """A relay plays faults of `RelayFaults`: `coder`, a proxy, or a node of the mesh."""
+
+    @asynccontextmanager
+    async def broken(simulation: Simulation) -> AsyncIterator[None]:
+        relay = simulation.relay(name).relay
+        before = relay.faults
+        relay.faults = replace(before, **faults)
+        try:
+            yield
+        finally:
+            relay.faults = before
+
+    return broken
+
+
+def close_relay(node: str) -> Breakage:
+    """The port of a relay of the mesh is closed."""
+
+    @asynccontextmanager
+    async def broken(simulation: Simulation) -> AsyncIterator[None]:
+        server = simulation.network.relays[node]
+        server.refuse_connections()
+        try:
+            yield
+        finally:
+            await server.accept_connections()
+
+    return broken
+
+
+def show_relay_certificate(node: str, name: str) -> Breakage:
+    """A relay of the mesh shows another of the simulation's certificates."""
+
+    @asynccontextmanager
+    async def broken(simulation: Simulation) -> AsyncIterator[None]:
+        server = simulation.network.relays[node]
+        await server.show_certificate(simulation.certificates[name])
+        try:
+            yield
+        finally:
+            await server.show_certificate(simulation.certificates["good"])
+
+    return broken
+
+
+def change_stun(*numbers: int, **faults: Any) -> Breakage:
+    """STUN servers play faults of `StunFaults`: those of these numbers, or all."""
+
+    @asynccontextmanager
+    async def broken(simulation: Simulation) -> AsyncIterator[None]:
+        servers = [simulation.network.stun[number] for number in numbers or range(len(simulation.network.stun))]
+        before = [server.faults for server in servers]
+        for server in servers:
+            server.faults = replace(server.faults, **faults)
+        try:
+            yield
+        finally:
+            for server, usual in zip(servers, before, strict=True):
+                server.faults = usual
+
+    return broken
+
+
+def leave_stun_out() -> Breakage:
+    """The map names no STUN server."""
+
+    @asynccontextmanager
+    async def broken(simulation: Simulation) -> AsyncIterator[None]:
+        simulation.network.names_stun = False
+        try:
+            yield
+        finally:
+            simulation.network.names_stun = True
+
+    return broken
+
+
+def disable_direct_connections() -> Breakage:
+    """The deployment disables direct connections."""
+
+    @asynccontextmanager
+    async def broken(simulation: Simulation) -> AsyncIterator[None]:
+        simulation.coder.direct_disabled = True
+        try:
+            yield
+        finally:
+            simulation.coder.direct_disabled = False
+
+    return broken
+
+
+def force_websockets() -> Breakage:
+    """The deployment forces its clients to WebSocket."""
+
+    @asynccontextmanager
+    async def broken(simulation: Simulation) -> AsyncIterator[None]:
+        simulation.coder.force_websockets = True
+        try:
+            yield
+        finally:
+            simulation.coder.force_websockets = False
 
     return broken

@@ -6,10 +6,13 @@ Source of shapes, statuses and headers: recordings of a real server (`answers/OR
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import re
 import secrets
 import string
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,10 +20,15 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from exporter.clock import Clock, SystemClock
 from exporter.demo import answers, faults
+from exporter.demo.relay import SimulatedRelay
 from exporter.demo.server import SimulatedServer
 from exporter.secret import Secret
+from exporter.wire.derp_map import STUN_OFF, DerpMap, DerpNode, DerpRegion, dump_derp_map
 
 DEPLOYMENT_ID = "887128fc-c881-4e8b-899c-6a5186d3798f"
+EMBEDDED_REGION_ID = 999
+# how soon a map that has changed is sent; a real server looks every 5 s
+_MAP_SECONDS = 0.2
 # Source: coderd/debug.go
 _ECHO_PATIENCE_SECONDS = 10.0
 _TOKEN_FORM = re.compile(r"[A-Za-z0-9]{10}-[A-Za-z0-9]{22}")
@@ -48,15 +56,21 @@ class SimulatedCoder(SimulatedServer):
 
     Args:
         list_proxies: Gives what it knows of its workspace proxies, in the order of its answers.
+        list_regions: Gives the regions of its DERP map besides that of its own relay.
         licensed: Whether its license has workspace proxies.
         clock: Where the times in its answers come from.
         host, version, certificate, families: As of SimulatedServer.
+
+    Attributes:
+        force_websockets: It tells clients to reach relays by WebSocket only.
+        direct_disabled: It tells clients to make no direct connections, and takes STUN out of its map.
     """
 
     def __init__(
         self,
         *,
         list_proxies: Callable[[], Sequence[answers.ProxyFacts]] = tuple,
+        list_regions: Callable[[], Sequence[DerpRegion]] = tuple,
         licensed: bool = True,
         deployment_id: str = DEPLOYMENT_ID,
         clock: Clock | None = None,
@@ -65,12 +79,15 @@ class SimulatedCoder(SimulatedServer):
         certificate: Path | None = None,
         families: tuple[str, ...] | None = None,
     ) -> None:
-        super().__init__(host=host, version=version, certificate=certificate, families=families)
+        super().__init__(host=host, version=version, certificate=certificate, families=families, relay=SimulatedRelay())
+        self.force_websockets = False
+        self.direct_disabled = False
         self.deployment_id = deployment_id
         self.licensed = licensed
         self.tokens = {role: make_token() for role in Role}
         """One session token a role. They are never shown."""
         self._list_proxies = list_proxies
+        self._list_regions = list_regions
         self._clock = clock or SystemClock()
 
     def routes(self) -> list[web.RouteDef]:
@@ -79,6 +96,7 @@ class SimulatedCoder(SimulatedServer):
             web.get("/latency-check", self._latency_check),
             web.get("/api/v2/buildinfo", self._buildinfo),
             web.get("/api/v2/derp-map", self._derp_map),
+            web.get("/api/v2/workspaceagents/connection", self._connection),
             web.get("/api/v2/debug/ws", self._echo),
             web.get("/api/v2/workspaceproxies", self._workspace_proxies),
             web.get("/api/v2/regions", self._regions),
@@ -108,10 +126,57 @@ class SimulatedCoder(SimulatedServer):
             )
         socket = web.WebSocketResponse(compress=False, heartbeat=15.0)
         await socket.prepare(request)
-        await socket.send_bytes(answers.derp_map(host=self.host, port=self.port))
-        async for _message in socket:
-            pass  # further maps come only when it changes
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(self._send_maps(socket))
+            async for _message in socket:
+                pass  # it only listens
+            sending.cancel()
         return socket
+
+    async def _send_maps(self, socket: web.WebSocketResponse) -> None:
+        """Send the map, and again whenever it is another one."""
+        sent = None
+        with contextlib.suppress(ConnectionError):
+            while True:
+                derp_map = self.derp_map()
+                if derp_map != sent:
+                    await socket.send_bytes(json.dumps(dump_derp_map(derp_map)).encode())
+                    sent = derp_map
+                await asyncio.sleep(_MAP_SECONDS)
+
+    def derp_map(self) -> DerpMap:
+        """Return the map of now."""
+        embedded = DerpRegion(
+            region_id=EMBEDDED_REGION_ID,
+            code="coder",
+            name="Coder Embedded Relay",
+            embedded=True,
+            nodes=(
+                DerpNode(
+                    name=f"{EMBEDDED_REGION_ID}b",
+                    region_id=EMBEDDED_REGION_ID,
+                    host_name=self.host,
+                    stun_port=STUN_OFF,
+                    derp_port=self.port,
+                    force_http=not self.url.startswith("https:"),
+                ),
+            ),
+        )
+        regions = sorted((embedded, *self._list_regions()), key=lambda region: region.region_id)
+        return DerpMap(regions=tuple(map(_without_stun, regions) if self.direct_disabled else regions))
+
+    async def _connection(self, request: web.Request) -> web.Response:
+        _role, refusal = self._sign_in(request)
+        if refusal is not None:
+            return refusal
+        return web.json_response(
+            answers.recorded("connection")
+            | {
+                "derp_map": dump_derp_map(self.derp_map()),
+                "derp_force_websockets": self.force_websockets,
+                "disable_direct_connections": self.direct_disabled,
+            }
+        )
 
     async def _echo(self, request: web.Request) -> web.StreamResponse:
         role, refusal = self._sign_in(request)
@@ -195,3 +260,12 @@ def _given_token(request: web.Request) -> str | None:
         or bearer
         or None
     )
+
+
+def _without_stun(region: DerpRegion) -> DerpRegion:
+    """What Coder leaves of a region where direct connections are disabled: perhaps no node at all.
+
+    Source: derp-stun, section 6.2
+    """
+    nodes = (replace(node, stun_port=STUN_OFF) for node in region.nodes if node.relay)
+    return replace(region, nodes=tuple(nodes))

@@ -143,16 +143,25 @@ async def _run(args: argparse.Namespace, entries: Sequence[Entry], pace: Pace | 
                 lines.write(f"{entry.scenario.name} is left out: {reason}")
             else:
                 raise ConfigError([f"{entry.scenario.name} cannot be played: {reason}"])
-        path = await simulation.write_config(pace=pace)
-        config = await asyncio.to_thread(load_config, path, {})
         if args.once:
             patience = args.for_seconds or ONCE_SECONDS
-            wrong = await _run_until(stop, _judge_all(simulation, config, possible, patience, lines))
+            wrong = await _run_until(stop, _judge_all(simulation, pace, possible, patience, lines))
             if wrong is None:
                 raise _Interrupted
             return _OTHER_VERDICT if wrong else _SUCCESS
+        config = await _configure(simulation, pace, [entry.scenario for entry in possible])
         await _serve(simulation, config, possible, args, stop, lines)
     return _SUCCESS
+
+
+async def _configure(simulation: Simulation, pace: Pace | None, played: Iterable[Scenario]) -> Config:
+    """Write the configuration of the exporter and read it as the exporter does."""
+    settings: dict[str, dict[str, object]] = {}
+    for known in played:
+        for section, keys in known.settings.items():
+            settings.setdefault(section, {}).update(keys)
+    path = await simulation.write_config(pace=pace, settings=settings)
+    return await asyncio.to_thread(load_config, path, {})
 
 
 def _refuse_times(texts: Iterable[str]) -> None:
@@ -170,12 +179,13 @@ def _refuse_times(texts: Iterable[str]) -> None:
 
 
 async def _judge_all(
-    simulation: Simulation, config: Config, entries: Sequence[Entry], patience_seconds: float, lines: _Lines
+    simulation: Simulation, pace: Pace | None, entries: Sequence[Entry], patience_seconds: float, lines: _Lines
 ) -> list[str]:
     """Play one scenario after the other; return the names of those that were not as foreseen."""
     wrong = []
     for entry in entries:
         lines.write("", f"{entry.scenario.name}: {entry.scenario.words}")
+        config = await _configure(simulation, pace, [entry.scenario])
         if not await _judge(simulation, config, entry.scenario, patience_seconds, lines):
             wrong.append(entry.scenario.name)
     if wrong:
@@ -231,9 +241,9 @@ async def _serve(
 ) -> None:
     clock = SystemClock()
     moments = plan.timeline(entries)
-    first = [moment for moment in moments if moment.begins and moment.at_seconds == 0.0]
+    # only what needs it is broken before the exporter comes: what nobody has seen well cannot be missed
+    first = [moment for moment in moments if moment.begins and moment.at_seconds == 0.0 and moment.scenario.from_start]
     for moment in first:
-        # what is broken from the start is broken before the exporter comes
         await simulation.apply(moment.scenario)
     async with (
         running(config, on_change=lambda change: lines.write(_tell(change))) as application,
@@ -242,15 +252,24 @@ async def _serve(
         lines.write(*_where_to_look(addresses), "")
         for moment in first:
             lines.write(*_announce(moment, simulation))
-        playing = _play(simulation, moments[len(first) :], clock, lines)
+        rest = [moment for moment in moments if moment not in first]
+        playing = _play(simulation, application, rest, clock, lines)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(args.for_seconds):
                 await _run_until(stop, playing)
 
 
-async def _play(simulation: Simulation, moments: Sequence[plan.Moment], clock: Clock, lines: _Lines) -> None:
-    """Go along the time line, then wait for ever."""
+async def _play(
+    simulation: Simulation,
+    application: Application,
+    moments: Sequence[plan.Moment],
+    clock: Clock,
+    lines: _Lines,
+) -> None:
+    """Go along the time line, once the exporter has seen everything, then wait for ever."""
     started = clock.monotonic()
+    while application.ready() is not None or application.derp_map(DEPLOYMENT) is None:
+        await clock.sleep(_BETWEEN_ROUNDS_SECONDS)
     for moment in moments:
         await clock.sleep(started + moment.at_seconds - clock.monotonic())
         await (simulation.apply if moment.begins else simulation.revert)(moment.scenario)
@@ -305,6 +324,13 @@ def _describe(simulation: Simulation) -> Iterable[str]:
     yield f"  access URL        {coder.url}  (certificate by {simulation.ca_file})"
     for name, proxy in simulation.proxies.items():
         yield f"  workspace proxy   {proxy.url}  ({name})"
+    network = simulation.network
+    embedded = ["the access URL", *(f"proxy {name}" for name in simulation.proxies)]
+    yield f"  DERP relays       /derp on {', '.join(embedded)}"
+    for name, relay in network.relays.items():
+        yield f"  DERP relay        {relay.url}  ({name}, one of a mesh)"
+    for server in network.stun:
+        yield f"  STUN server       {server.host_and_port}"
     if simulation.has_database:
         yield f"  PostgreSQL        {simulation.database.address}  (behind a line that can be broken)"
     else:

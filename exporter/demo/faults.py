@@ -20,6 +20,12 @@ FOREIGN = web.RequestKey("foreign", bool)
 FOREIGN_SERVER = "nginx"
 # the version that the answer's header names instead of the server's own
 VERSION = web.RequestKey("version", str)
+_NEED_TOKEN = {
+    "/api/v2/debug/ws",
+    "/api/v2/regions",
+    "/api/v2/workspaceagents/connection",
+    "/api/v2/workspaceproxies",
+}
 
 
 class Fault(Protocol):
@@ -113,7 +119,7 @@ class CloseAfterUpgrade(_Momentary):
     async def answer(self, request: web.Request) -> web.StreamResponse | None:
         if not wants_websocket(request):
             return None
-        socket = web.WebSocketResponse(compress=False)
+        socket = web.WebSocketResponse(compress=False, protocols=("derp",))
         await socket.prepare(request)
         if request.transport is not None:
             # closed, not aborted: a reset could overtake the 101
@@ -164,7 +170,7 @@ class DatabaseGone(_Momentary):
     """Coder has lost its database: it cannot look up a token, and says 401 about that."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse | None:
-        if request.path not in {"/api/v2/debug/ws", "/api/v2/workspaceproxies", "/api/v2/regions"}:
+        if request.path not in _NEED_TOKEN:
             return None
         return web.json_response(answers.recorded("database-gone"), status=401)
 

@@ -113,6 +113,8 @@ def _parse(text: str) -> tuple[Entry, ...]:
         problems.append(f"scenario {text!r}: there is no scenario {name!r}; there are {names}")
     if problems or known is None:
         raise ConfigError(problems)
+    if known.settings and (start or duration):
+        raise ConfigError([f"scenario {text!r}: it is a matter of configuration, so it has no start and no length"])
     return (Entry(scenario=known, start_seconds=start or 0.0, duration_seconds=duration),)
 
 

@@ -1,4 +1,4 @@
-"""A simulated workspace proxy: its health routes, answered as a real one does.
+"""A simulated workspace proxy: its health routes and its relay, answered as a real one does.
 
 Like a real one it asks its primary for the build information before it reports about itself.
 """
@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 
 from exporter.demo import answers
+from exporter.demo.relay import SimulatedRelay
 from exporter.demo.server import SimulatedServer
 
 # a real proxy answers any other path with a page of its own and this status
@@ -44,7 +45,7 @@ class SimulatedProxy(SimulatedServer):
         certificate: Path | None = None,
         families: tuple[str, ...] | None = ("ipv4",),
     ) -> None:
-        super().__init__(host=host, version=version, certificate=certificate, families=families)
+        super().__init__(host=host, version=version, certificate=certificate, families=families, relay=SimulatedRelay())
         self.name = name
         self.id = id
         self.region_id = region_id

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.demo import breakage, fault_proxy, faults
+from exporter.demo.network import MESH_NODES
+from exporter.demo.relay import Stall
 from exporter.health import codes
 from exporter.health.model import Section, Severity
 
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 Observed = frozenset[tuple[str, Severity]]
 Foreseen = Mapping[Section, Observed]
 Breakage = Callable[["Simulation"], AbstractAsyncContextManager[None]]
+# keys of the exporter's configuration, by section
+Settings = Mapping[str, Mapping[str, object]]
+
+# No provisioner daemon is simulated: their section is off, or else their empty tables would be EPD01.
+NOT_SIMULATED = frozenset({Section.PROVISIONER_DAEMONS})
+SIMULATED = tuple(section for section in Section if section not in NOT_SIMULATED)
 
 HEALTHY = "healthy"
 TOUR = "tour"
@@ -32,12 +40,15 @@ class Scenario:
     """One thing that breaks.
 
     Args:
-        name: `healthy` or a code.
+        name: `healthy`, a code, or the name of a story.
         words: A sentence for people: what breaks.
         foreseen: Codes with severities by section; a section that is left out has none.
         without_database: The same where no database runs. None: it cannot be played then.
         resource: What it changes that only one scenario at a time can.
         needs_ipv6: It can only be played where this host has ::1.
+        needs_several_addresses: It can only be played where this host has more than 127.0.0.1.
+        settings: What the exporter's configuration says besides; such a scenario lasts from the
+            start to the end, since that is when a configuration is read.
         from_start: It arises only when it is there before the exporter is; one that starts later
             first shows what `later` says.
         later: A sentence for people about that; empty otherwise.
@@ -50,6 +61,8 @@ class Scenario:
     without_database: Foreseen | None = field(default_factory=dict)
     resource: str = ""
     needs_ipv6: bool = False
+    needs_several_addresses: bool = False
+    settings: Settings = field(default_factory=dict)
     from_start: bool = False
     later: str = ""
 
@@ -64,7 +77,7 @@ class Scenario:
         foreseen = self.foreseen if database else self.without_database or {}
         return {
             section: foreseen.get(section, frozenset())
-            for section in Section
+            for section in SIMULATED
             if database or section is not Section.DATABASE
         }
 
@@ -102,26 +115,37 @@ _SCENARIOS = (
         name="EACS01",
         words="The file that names the access URL is emptied.",
         breaks=(breakage.write_access_url(""),),
-        foreseen=_says(access_url="EACS01:error", websocket="EWS01:error"),
-        without_database=_says(access_url="EACS01:error", websocket="EWS01:error", workspace_proxy="EWP01:warning"),
+        foreseen=_says(access_url="EACS01:error", websocket="EWS01:error", derp="XDERP03:error"),
+        without_database=_says(
+            access_url="EACS01:error", websocket="EWS01:error", derp="XDERP03:error", workspace_proxy="EWP01:warning"
+        ),
         resource="the file of the access URL",
     ),
     Scenario(
         name="EACS02",
         words="The file that names the access URL is filled with nonsense.",
         breaks=(breakage.write_access_url("https://[not-an-address"),),
-        foreseen=_says(access_url="EACS02:error", websocket="EWS01:error"),
-        without_database=_says(access_url="EACS02:error", websocket="EWS01:error", workspace_proxy="EWP01:warning"),
+        foreseen=_says(access_url="EACS02:error", websocket="EWS01:error", derp="XDERP03:error"),
+        without_database=_says(
+            access_url="EACS02:error", websocket="EWS01:error", derp="XDERP03:error", workspace_proxy="EWP01:warning"
+        ),
         resource="the file of the access URL",
     ),
     Scenario(
         name="EACS03",
-        words="The port of the access URL is closed. The proxies cannot ask their primary any more and say so.",
+        words="The port of the access URL is closed: no relay inside Coder and no DERP map any more, and the proxies "
+        "say that they cannot ask their primary.",
         breaks=(breakage.close_coder(),),
-        foreseen=_says(access_url="EACS03:error", websocket="EWS01:error", workspace_proxy=_PROXIES_WITHOUT_PRIMARY),
+        foreseen=_says(
+            access_url="EACS03:error",
+            websocket="EWS01:error",
+            derp="XDERP01:error XDERP03:error",
+            workspace_proxy=_PROXIES_WITHOUT_PRIMARY,
+        ),
         without_database=_says(
             access_url="EACS03:error",
             websocket="EWS01:error",
+            derp="XDERP01:error XDERP03:error",
             workspace_proxy=f"EWP01:warning {_PROXIES_WITHOUT_PRIMARY}",
         ),
         resource="the port of the access URL",
@@ -162,15 +186,17 @@ _SCENARIOS = (
     Scenario(
         name="XACS04",
         words="Another web server answers at the access URL. Its health route says OK; nothing else is Coder's.",
-        breaks=(breakage.break_coder(lambda _: faults.ForeignServer()),),
+        breaks=(breakage.break_coder(lambda _: faults.ForeignServer(), cut=True),),
         foreseen=_says(
             access_url="XACS04:error",
             websocket="EWS01:error XWS01:error",
+            derp="XDERP01:error XDERP03:error",
             workspace_proxy=_PROXIES_WITHOUT_PRIMARY,
         ),
         without_database=_says(
             access_url="XACS04:error",
             websocket="EWS01:error XWS01:error",
+            derp="XDERP01:error XDERP03:error",
             workspace_proxy=f"EWP01:warning {_PROXIES_WITHOUT_PRIMARY}",
         ),
     ),
@@ -211,7 +237,9 @@ _SCENARIOS = (
         name="EWS01",
         words="Coder answers every websocket upgrade with 500.",
         breaks=(
-            breakage.break_coder(lambda _: faults.RefuseUpgrades(status=500, body="the websocket was not accepted")),
+            breakage.break_coder(
+                lambda _: faults.RefuseUpgrades(status=500, body="the websocket was not accepted"), cut=True
+            ),
         ),
         foreseen=_says(websocket="EWS01:error"),
         without_database=_says(websocket="EWS01:error"),
@@ -221,7 +249,8 @@ _SCENARIOS = (
         words="Somebody on the way redirects websocket upgrades to a sign-in page.",
         breaks=(
             breakage.break_coder(
-                lambda _: faults.RefuseUpgrades(status=302, location="https://login.example.com/", foreign=True)
+                lambda _: faults.RefuseUpgrades(status=302, location="https://login.example.com/", foreign=True),
+                cut=True,
             ),
         ),
         foreseen=_says(websocket="EWS01:error XWS01:error"),
@@ -230,7 +259,7 @@ _SCENARIOS = (
     Scenario(
         name="EWS02",
         words="Websockets open, and their connection is cut at once.",
-        breaks=(breakage.break_coder(lambda _: faults.CloseAfterUpgrade()),),
+        breaks=(breakage.break_coder(lambda _: faults.CloseAfterUpgrade(), cut=True),),
         foreseen=_says(websocket="EWS02:error"),
         without_database=_says(websocket="EWS02:error"),
     ),
@@ -295,10 +324,10 @@ _SCENARIOS = (
     ),
     Scenario(
         name="EWP04",
-        words="The proxy eu reports an error about itself.",
+        words="The proxy eu reports an error about itself, so Coder takes its relay out of the DERP map.",
         breaks=(breakage.break_proxy("eu", lambda: faults.ReportErrors(errors=("the relay mesh is broken",))),),
-        foreseen=_says(workspace_proxy="EWP04:warning"),
-        without_database=_says(workspace_proxy="EWP04:warning"),
+        foreseen=_says(workspace_proxy="EWP04:warning", derp="XDERP01:error"),
+        without_database=_says(workspace_proxy="EWP04:warning", derp="XDERP01:error"),
     ),
     Scenario(
         name="XWP01",
@@ -309,10 +338,10 @@ _SCENARIOS = (
     ),
     Scenario(
         name="XWP02",
-        words="The ports of both proxies are closed.",
+        words="The ports of both proxies are closed, and with them their relays.",
         breaks=(breakage.close_proxy("eu"), breakage.close_proxy("us")),
-        foreseen=_says(workspace_proxy="EWP04:warning XWP02:error"),
-        without_database=_says(workspace_proxy="EWP04:warning XWP02:error"),
+        foreseen=_says(workspace_proxy="EWP04:warning XWP02:error", derp="XDERP01:error"),
+        without_database=_says(workspace_proxy="EWP04:warning XWP02:error", derp="XDERP01:error"),
         resource="the ports of the proxies",
     ),
     Scenario(
@@ -325,10 +354,189 @@ _SCENARIOS = (
     ),
     Scenario(
         name="XWP04",
-        words="The proxy eu is fine, but the answer of its primary never reaches it, so its report hangs.",
+        words="The proxy eu is fine, but the answer of its primary never reaches it, so its report hangs and "
+        "its relay is taken out of the DERP map.",
         breaks=(breakage.break_proxy("eu", lambda: faults.Hang(path="/healthz-report")),),
-        foreseen=_says(workspace_proxy="EWP04:warning XWP04:warning"),
-        without_database=_says(workspace_proxy="EWP04:warning XWP04:warning"),
+        foreseen=_says(workspace_proxy="EWP04:warning XWP04:warning", derp="XDERP01:error"),
+        without_database=_says(workspace_proxy="EWP04:warning XWP04:warning", derp="XDERP01:error"),
+    ),
+    # relays
+    Scenario(
+        name="EDERP01",
+        words="Somebody on the way to Coder refuses the raw upgrade of its relay with 426; WebSocket passes.",
+        breaks=(breakage.change_relay("coder", raw_status=426, foreign=True),),
+        foreseen=_says(derp="EDERP01:warning"),
+        without_database=_says(derp="EDERP01:warning"),
+        resource="the relays",
+    ),
+    Scenario(
+        name="EDERP02",
+        words="One of three relays of a region is gone.",
+        breaks=(breakage.close_relay("1c"),),
+        foreseen=_says(derp="EDERP02:warning"),
+        without_database=_says(derp="EDERP02:warning"),
+        resource="the relays",
+    ),
+    Scenario(
+        name="XDERP01",
+        words="The relay of the proxy us, the only one of its region, answers 502 to every upgrade.",
+        breaks=(breakage.change_relay("us", raw_status=502, websocket_status=502, foreign=True),),
+        foreseen=_says(derp="XDERP01:error"),
+        without_database=_says(derp="XDERP01:error"),
+        resource="the relays",
+    ),
+    Scenario(
+        name="XDERP02",
+        words="Two of three relays of a region are gone.",
+        breaks=(breakage.close_relay("1b"), breakage.close_relay("1c")),
+        foreseen=_says(derp="XDERP02:warning"),
+        without_database=_says(derp="XDERP02:warning"),
+        resource="the relays",
+    ),
+    Scenario(
+        name="XDERP03",
+        words="Coder answers 500 wherever it should give its DERP map. The last map goes on being used.",
+        breaks=(
+            breakage.break_coder(lambda _: faults.Answer(path="/api/v2/derp-map", status=500), cut=True),
+            breakage.break_coder(lambda _: faults.Answer(path="/api/v2/workspaceagents/connection", status=500)),
+        ),
+        foreseen=_says(derp="XDERP03:error"),
+        without_database=_says(derp="XDERP03:error"),
+    ),
+    Scenario(
+        name="XDERP04",
+        words="One relay of a region passes nothing on to the others, and gets nothing from them.",
+        breaks=(breakage.change_relay("1b", mesh_cut=True),),
+        foreseen=_says(derp="XDERP04:warning"),
+        without_database=_says(derp="XDERP04:warning"),
+        resource="the relays",
+    ),
+    Scenario(
+        name="XDERP05",
+        words="One of three relays of a region shows a certificate for another name.",
+        breaks=(breakage.show_relay_certificate("1b", "other-name"),),
+        foreseen=_says(derp="XDERP05:error EDERP02:warning"),
+        without_database=_says(derp="XDERP05:error EDERP02:warning"),
+        resource="the relays",
+    ),
+    # STUN, and the network of this host
+    Scenario(
+        name="ESTUN01",
+        words="No STUN server answers any more: all at once, so it is UDP that is blocked.",
+        breaks=(breakage.change_stun(silent=True),),
+        foreseen=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
+        without_database=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
+        resource="the STUN servers",
+    ),
+    Scenario(
+        name="ESTUN02",
+        words="STUN servers see this host at different ports: its address mapping varies by destination.",
+        breaks=(breakage.change_stun(1, port_offset=1), breakage.change_stun(2, port_offset=2)),
+        foreseen=_says(derp="ESTUN02:ok", direct_connections="XNET04:warning"),
+        without_database=_says(derp="ESTUN02:ok", direct_connections="XNET04:warning"),
+        resource="the STUN servers",
+        needs_several_addresses=True,
+    ),
+    Scenario(
+        name="XSTUN01",
+        words="One of several STUN servers is silent.",
+        breaks=(breakage.change_stun(0, silent=True),),
+        foreseen=_says(derp="XSTUN01:warning"),
+        without_database=_says(derp="XSTUN01:warning"),
+        resource="the STUN servers",
+    ),
+    Scenario(
+        name="XNET01",
+        words="The deployment disables direct connections, and Coder takes STUN out of its map.",
+        breaks=(breakage.disable_direct_connections(),),
+        foreseen=_says(direct_connections="XNET01:ok"),
+        without_database=_says(direct_connections="XNET01:ok"),
+        resource="the STUN servers",
+    ),
+    Scenario(
+        name="XNET02",
+        words="The map names no STUN server, though direct connections are wanted.",
+        breaks=(breakage.leave_stun_out(),),
+        foreseen=_says(direct_connections="XNET02:warning"),
+        without_database=_says(direct_connections="XNET02:warning"),
+        resource="the STUN servers",
+    ),
+    Scenario(
+        name="XNET03",
+        words="UDP is blocked on the way: nothing comes back from any STUN server.",
+        breaks=(breakage.change_stun(silent=True),),
+        foreseen=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
+        without_database=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
+        resource="the STUN servers",
+    ),
+    Scenario(
+        name="XNET04",
+        words="This host is behind a hard NAT: each STUN server sees another port.",
+        breaks=tuple(breakage.change_stun(number, port_offset=number) for number in range(3)),
+        foreseen=_says(derp="ESTUN02:ok", direct_connections="XNET04:warning"),
+        without_database=_says(derp="ESTUN02:ok", direct_connections="XNET04:warning"),
+        resource="the STUN servers",
+        needs_several_addresses=True,
+    ),
+    Scenario(
+        name="XNET05",
+        words="The exporter's configuration calls the loopback interface a tunnel, and it is on the way.",
+        settings={"direct_connections": {"tunnel_interfaces": ["lo*"]}},
+        foreseen=_says(direct_connections="XNET05:warning"),
+        without_database=_says(direct_connections="XNET05:warning"),
+        from_start=True,
+    ),
+    Scenario(
+        name="EIF01",
+        words="On the way to the STUN servers packets above 1300 bytes get lost.",
+        breaks=(breakage.change_stun(largest_bytes=1300),),
+        foreseen=_says(direct_connections="EIF01:warning"),
+        without_database=_says(direct_connections="EIF01:warning"),
+        resource="the STUN servers",
+    ),
+    # stories
+    Scenario(
+        name="silent-relay",
+        words="The relay of the proxy us accepts every upgrade, and then says nothing.",
+        breaks=(breakage.change_relay("us", stall=Stall.AFTER_UPGRADE),),
+        foreseen=_says(derp="XDERP01:error"),
+        without_database=_says(derp="XDERP01:error"),
+        resource="the relays",
+    ),
+    Scenario(
+        name="half-dead-region",
+        words="Of three relays of a region one loses every message, and one works by WebSocket only.",
+        breaks=(
+            breakage.change_relay("1b", drop_first=None),
+            breakage.change_relay("1c", raw_status=403, foreign=True),
+        ),
+        foreseen=_says(derp="EDERP01:warning XDERP02:warning XDERP04:warning"),
+        without_database=_says(derp="EDERP01:warning XDERP02:warning XDERP04:warning"),
+        resource="the relays",
+    ),
+    Scenario(
+        name="slow-relay",
+        words="Each message through the relay of the proxy eu takes 200 ms longer: no code, but the round trip tells.",
+        breaks=(breakage.change_relay("eu", delay_seconds=0.2),),
+        resource="the relays",
+    ),
+    Scenario(
+        name="websocket-only-fleet",
+        words="The deployment forces clients to WebSocket, and every relay refuses the raw upgrade: as it should be.",
+        breaks=(
+            breakage.force_websockets(),
+            *(breakage.change_relay(name, raw_status=403, foreign=True) for name in ("coder", "eu", "us", *MESH_NODES)),
+        ),
+        resource="the relays",
+    ),
+    Scenario(
+        name="stun-ipv6-only",
+        words="STUN passes over IPv6, and every IPv4 server is silent.",
+        breaks=(breakage.change_stun(0, 1, 2, silent=True),),
+        foreseen=_says(derp="XSTUN01:warning"),
+        without_database=_says(derp="XSTUN01:warning"),
+        resource="the STUN servers",
+        needs_ipv6=True,
     ),
 )
 

@@ -1,4 +1,5 @@
-"""An HTTP server of the simulation: a port, routes, and faults that can be played at any time."""
+"""An HTTP server of the simulation: a port, routes, perhaps a DERP relay, and faults that can be
+played at any time."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ from typing import Self
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from exporter.demo import certificates, faults
+from exporter.demo import certificates, faults, relay_http
 from exporter.demo.listener import ADDRESSES, Listener
+from exporter.demo.relay import SimulatedRelay
+from exporter.demo.relay_http import Gate
 
 # how long a stop waits for answers under way
 _SHUTDOWN_SECONDS = 0.1
@@ -28,6 +31,7 @@ class SimulatedServer(ABC):
         version: What the header X-Coder-Build-Version says.
         certificate: PEM file with key and chain; None for plain HTTP.
         families: Of `ipv4` and `ipv6`; None for all that this host has.
+        relay: Answers at /derp, before the routes; None: it has no relay.
     """
 
     def __init__(
@@ -37,9 +41,11 @@ class SimulatedServer(ABC):
         version: str = "v2.26.0",
         certificate: Path | None = None,
         families: tuple[str, ...] | None = None,
+        relay: SimulatedRelay | None = None,
     ) -> None:
         self.host = host
         self.version = version
+        self._relay = relay
         self.requests: Counter[str] = Counter()
         """Requests so far, by path."""
         self._certificate = certificate
@@ -60,6 +66,12 @@ class SimulatedServer(ABC):
         return self._listener
 
     @property
+    def relay(self) -> SimulatedRelay:
+        if self._relay is None:
+            raise RuntimeError("the simulated server has no relay")
+        return self._relay
+
+    @property
     def port(self) -> int:
         return self.listener.port
 
@@ -78,6 +90,8 @@ class SimulatedServer(ABC):
         if self._certificate is not None:
             self._tls = await asyncio.to_thread(certificates.serve_with, self._certificate)
         app = web.Application(middlewares=[self._play_faults])
+        if self._relay is not None:
+            app.add_routes(relay_http.routes(self._relay))
         app.add_routes(self.routes())
         app.on_response_prepare.append(self._sign)
         # a client that goes away ends its handler, so that a fault that hangs keeps nothing behind
@@ -87,7 +101,7 @@ class SimulatedServer(ABC):
         await self._runner.setup()
         if self._runner.server is None:
             raise RuntimeError("the simulated server did not start")
-        self._listener = Listener(self._runner.server, tls=self._tls, families=self._families)
+        self._listener = Listener(self._accept, tls=self._tls, families=self._families)
         try:
             await self._listener.start()
         except BaseException:
@@ -104,6 +118,11 @@ class SimulatedServer(ABC):
         if self._runner is not None:
             await self._runner.cleanup()
 
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server if self._runner is not None else None
+        assert server is not None
+        return server() if self._relay is None else Gate(self._relay, server)
+
     def break_with(self, fault: faults.Fault) -> None:
         """Play a fault from now on; the latest one is asked first."""
         self._faults.insert(0, fault)
@@ -115,9 +134,20 @@ class SimulatedServer(ABC):
             fault.lifted()
 
     def refuse_connections(self, *families: str) -> None:
-        """Close the port, of these families or of all."""
+        """Close the port, of these families or of all, and cut what stands: the server has gone."""
         for family in families or tuple(ADDRESSES):
             self.listener.close(family)
+        self.cut_connections(*families)
+
+    def cut_connections(self, *families: str) -> None:
+        """End every connection, of these families or of all, without a word."""
+        server = self._runner.server if self._runner is not None else None
+        standing = {connection.transport for connection in server.connections} if server is not None else set()
+        if self._relay is not None:
+            standing |= {client.transport for client in self._relay.connected}
+        for transport in standing:
+            if transport is not None and (not families or _family_of(transport) in families):
+                transport.abort()
 
     async def accept_connections(self, *families: str) -> None:
         """Open the port again, of these families or of all."""
@@ -151,3 +181,7 @@ class SimulatedServer(ABC):
     def bears_version(self, path: str) -> bool:
         """Tell whether answers of this path carry the header with the version."""
         return True
+
+
+def _family_of(transport: asyncio.BaseTransport) -> str:
+    return "ipv6" if ":" in transport.get_extra_info("sockname")[0] else "ipv4"

@@ -1,5 +1,6 @@
-"""The simulated deployment: a Coder server at an access URL with TLS, two workspace proxies, and a
-PostgreSQL server behind a faulty line; all on loopback, all in this process or below it.
+"""The simulated deployment: a Coder server at an access URL with TLS, two workspace proxies, relays,
+STUN servers, and a PostgreSQL server behind a faulty line; all on loopback, all in this process or
+below it.
 
 Out: an ordinary configuration file for the exporter, and scenarios that can be played and taken
 back at any time. When it is left, nothing of it stays behind.
@@ -23,11 +24,15 @@ import yaml
 from exporter.clock import Clock, SystemClock
 from exporter.demo import answers
 from exporter.demo.certificates import Authority
-from exporter.demo.coderd import Role, SimulatedCoder
+from exporter.demo.coderd import EMBEDDED_REGION_ID, Role, SimulatedCoder
 from exporter.demo.database import ProxyRow, SimulatedDatabase, why_no_database
 from exporter.demo.listener import have_ipv6_loopback
+from exporter.demo.network import Network, have_several_addresses, proxy_region
 from exporter.demo.proxies import SimulatedProxy
-from exporter.demo.scenario import Scenario
+from exporter.demo.scenario import NOT_SIMULATED, SIMULATED, Scenario, Settings
+from exporter.demo.server import SimulatedServer
+from exporter.health.model import Section
+from exporter.wire.derp_map import DerpRegion
 
 DEPLOYMENT = "demo"
 _HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -69,6 +74,7 @@ class Simulation:
         self._rows: dict[str, ProxyRow] = {}
         self._database: SimulatedDatabase | None = None
         self._coder: SimulatedCoder | None = None
+        self._network: Network | None = None
         self.without_database = "" if database else "it was left out"
         """Why there is no database; empty when there is one."""
         self.certificates: Mapping[str, Path] = {}
@@ -79,6 +85,16 @@ class Simulation:
         if self._coder is None:
             raise RuntimeError("the simulation is not running")
         return self._coder
+
+    @property
+    def network(self) -> Network:
+        if self._network is None:
+            raise RuntimeError("the simulation is not running")
+        return self._network
+
+    def relay(self, name: str) -> SimulatedServer:
+        """Return the server of a relay: `coder`, that of a proxy, or a node of the mesh."""
+        return {"coder": self.coder, **self.proxies, **self.network.relays}[name]
 
     @property
     def database(self) -> SimulatedDatabase:
@@ -113,8 +129,14 @@ class Simulation:
         self.ca_file = authority.ca_file
         self.certificates = await asyncio.to_thread(_issue_certificates, authority)
         self.trust = await asyncio.to_thread(authority.trust)
+        self._network = await stack.enter_async_context(Network(certificate=self.certificates["good"]))
         self._coder = await stack.enter_async_context(
-            SimulatedCoder(list_proxies=self._list_proxies, certificate=self.certificates["good"], clock=self._clock)
+            SimulatedCoder(
+                list_proxies=self._list_proxies,
+                list_regions=self._list_regions,
+                certificate=self.certificates["good"],
+                clock=self._clock,
+            )
         )
         for number, name in enumerate(("eu", "us"), start=1):
             self.proxies[name] = await stack.enter_async_context(
@@ -144,21 +166,25 @@ class Simulation:
         """The file that names the access URL."""
         return self.directory / "access-url"
 
-    async def write_config(self, directory: Path | None = None, *, pace: Pace | None = None) -> Path:
+    async def write_config(
+        self, directory: Path | None = None, *, pace: Pace | None = None, settings: Settings | None = None
+    ) -> Path:
         """Write an ordinary configuration of the exporter for this deployment and return its path.
 
         Args:
             directory: None for the simulation's own.
             pace: None for one that shows changes within some seconds.
+            settings: Further keys, by section.
         """
         path = (directory or self.directory) / "exporter.yml"
-        text = yaml.safe_dump(self._describe(pace or Pace()), sort_keys=False)
+        text = yaml.safe_dump(self._describe(pace or Pace(), settings or {}), sort_keys=False)
         await asyncio.to_thread(path.write_text, text)
         return path
 
-    def _describe(self, pace: Pace) -> dict[str, object]:
+    def _describe(self, pace: Pace, settings: Settings) -> dict[str, object]:
+        interval = f"{round(pace.interval_seconds * 1000)}ms"
         timeout = f"{round(pace.timeout_seconds * 1000)}ms"
-        sections = ("access_url", "websocket", *(["database"] if self.has_database else []), "workspace_proxy")
+        sections = [str(section) for section in SIMULATED if self.has_database or section is not Section.DATABASE]
         deployment: dict[str, object] = {
             "name": DEPLOYMENT,
             "url_file": str(self.url_file),
@@ -171,10 +197,12 @@ class Simulation:
                 "url_file": str(self.directory / "database-url"),
                 "latency_threshold": f"{round(pace.latency_threshold_seconds * 1000)}ms",
             }
-        deployment["sections"] = {section: {"timeout": timeout} for section in sections}
+        deployment["sections"] = {
+            section: {"interval": interval, "timeout": timeout, **settings.get(section, {})} for section in sections
+        } | {str(section): {"enabled": False} for section in NOT_SIMULATED}
         return {
             "global": {
-                "interval": f"{round(pace.interval_seconds * 1000)}ms",
+                "interval": interval,
                 "timeout": timeout,
                 "settle": {"raise": pace.raise_after, "clear": pace.clear_after, "startup_grace": "0s"},
             },
@@ -204,6 +232,8 @@ class Simulation:
             return f"it needs a database, and there is none: {self.without_database}"
         if scenario.needs_ipv6 and not have_ipv6_loopback():
             return "it needs the loopback address ::1, which this host does not have"
+        if scenario.needs_several_addresses and not have_several_addresses():
+            return "it needs STUN servers on 127.0.0.1, 127.0.0.2 and 127.0.0.3, and this host has only the first"
         return ""
 
     async def create_proxy(self, name: str) -> None:
@@ -269,6 +299,14 @@ class Simulation:
             )
             for row in self._rows.values()
         ]
+
+    def _list_regions(self) -> list[DerpRegion]:
+        """What is in the DERP map: of proxies only those that are well."""
+        regions = list(self.network.regions())
+        # that of Coder's own relay may be the highest one
+        highest = max(EMBEDDED_REGION_ID, *(region.region_id for region in regions))
+        well = (row.name for row in self._rows.values() if self._status(row) == "ok" and row.running is not False)
+        return regions + [proxy_region(self.proxies[name], highest_region_id=highest) for name in well]
 
     def _status(self, row: ProxyRow) -> str:
         """What Coder's own ticker would have found out."""

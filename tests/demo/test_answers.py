@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -87,11 +86,3 @@ def test_a_report_writes_empty_lists_as_null(errors: list[str], expected: list[s
 def test_the_answer_to_a_plain_get_of_the_map_is_the_recorded_text() -> None:
     """The text is the one that a real server gave, up to white space."""
     assert (RECORDINGS / "derp-map-plain-get.txt").read_text().split() == answers.upgrade_required().split()
-
-
-def test_the_derp_map_names_this_server_as_its_relay() -> None:
-    """The embedded relay is where the server listens."""
-    regions = json.loads(answers.derp_map(host="localhost", port=4711))["Regions"]
-    assert {"999", "1000"} == set(regions)
-    node = regions["999"]["Nodes"][0]
-    assert ("localhost", 4711) == (node["HostName"], node["DERPPort"])

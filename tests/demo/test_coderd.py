@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -13,8 +14,21 @@ import pytest
 from exporter.demo import answers, coderd
 from exporter.demo.certificates import Authority
 from exporter.demo.coderd import Role, SimulatedCoder
+from exporter.wire.derp_map import DerpNode, DerpRegion, dump_derp_map, parse_connection_info, parse_derp_map
 
-SIGNED_OUT_ROUTES = ["/api/v2/debug/ws", "/api/v2/workspaceproxies", "/api/v2/regions"]
+SIGNED_OUT_ROUTES = [
+    "/api/v2/debug/ws",
+    "/api/v2/workspaceproxies",
+    "/api/v2/regions",
+    "/api/v2/workspaceagents/connection",
+]
+RECORDINGS = Path(__file__).parents[1] / "data" / "coder"
+STUN_REGION = DerpRegion(
+    region_id=1000,
+    code="coder_stun_1000",
+    name="Coder STUN 1000",
+    nodes=(DerpNode(name="1000stun0", region_id=1000, host_name="127.0.0.1", stun_port=3478, stun_only=True),),
+)
 
 
 @pytest.fixture
@@ -70,6 +84,53 @@ async def test_the_map_comes_at_once_as_one_binary_message(coder: SimulatedCoder
         message = await socket.receive()
     assert aiohttp.WSMsgType.BINARY is message.type
     assert "999" in json.loads(message.data)["Regions"]
+
+
+async def test_the_map_names_this_server_as_its_relay(coder: SimulatedCoder) -> None:
+    """The embedded relay is where the server listens, written as a real server writes it."""
+    (region,) = dump_derp_map(coder.derp_map())["Regions"].values()
+    recorded = json.loads((RECORDINGS / "connection-member.json").read_text())["derp_map"]["Regions"]["999"]
+    recorded["Nodes"][0] |= {"HostName": "localhost", "DERPPort": coder.port}
+    assert recorded == region
+
+
+async def test_a_map_that_changes_is_sent_at_once(http: aiohttp.ClientSession) -> None:
+    """Whoever listens gets the new map on the same socket, and nothing while it stays the same."""
+    regions: list[DerpRegion] = []
+    async with (
+        SimulatedCoder(list_regions=lambda: regions) as coder,
+        http.ws_connect(f"{coder.url}/api/v2/derp-map") as socket,
+        asyncio.timeout(10),
+    ):
+        maps = [parse_derp_map(await socket.receive_bytes())]
+        regions.append(STUN_REGION)
+        maps.append(parse_derp_map(await socket.receive_bytes()))
+        coder.direct_disabled = True
+        maps.append(parse_derp_map(await socket.receive_bytes()))
+    assert [[999], [999, 1000], [999, 1000]] == [[region.region_id for region in known.regions] for known in maps]
+    assert [1, 0] == [len(known.regions[-1].nodes) for known in maps[1:]]
+
+
+async def test_any_user_is_told_how_to_reach_workspaces(coder: SimulatedCoder, http: aiohttp.ClientSession) -> None:
+    """The map, and what the deployment wants of clients."""
+    told = []
+    for forced in (False, True):
+        coder.force_websockets = coder.direct_disabled = forced
+        url = f"{coder.url}/api/v2/workspaceagents/connection"
+        async with http.get(url, headers=token(coder, Role.MEMBER)) as answer:
+            told.append(parse_connection_info(await answer.read()))
+    assert [(False, False, "coder"), (True, True, "coder")] == [
+        (info.force_websockets, info.direct_disabled, info.hostname_suffix) for info in told
+    ]
+    assert coder.derp_map() == told[0].derp_map
+
+
+async def test_a_closed_port_cuts_what_stands(coder: SimulatedCoder, http: aiohttp.ClientSession) -> None:
+    """A server that has gone keeps no socket open."""
+    async with http.ws_connect(f"{coder.url}/api/v2/derp-map") as socket:
+        await socket.receive_bytes()
+        coder.refuse_connections()
+        assert (await socket.receive()).type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED}
 
 
 async def test_a_plain_get_of_the_map_wants_an_upgrade(coder: SimulatedCoder, http: aiohttp.ClientSession) -> None:

@@ -17,7 +17,8 @@ from exporter.demo import command, scenario, simulation
 from exporter.demo.scenario import SCENARIOS
 from exporter.demo.simulation import Pace
 
-FAST = Pace(interval_seconds=1.0, timeout_seconds=0.9)
+# with debug mode a round takes a third of a second, on a machine that has nothing else to do
+FAST = Pace(interval_seconds=2.0, timeout_seconds=1.9)
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -108,6 +109,25 @@ async def test_without_a_database_it_runs_and_says_so() -> None:
 
 
 @pytest.mark.usefixtures("without_database")
+async def test_it_says_what_was_started() -> None:
+    """Relays and STUN servers too, with where they are."""
+    _status, text = await run("--once")
+    assert re.search(r"^  DERP relays       /derp on the access URL, proxy eu, proxy us$", text, re.MULTILINE)
+    assert ["1a", "1b", "1c"] == re.findall(
+        r"^  DERP relay        https://localhost:\d+  \((1.), one of a mesh\)$", text, re.MULTILINE
+    )
+    assert 3 <= len(re.findall(r"^  STUN server       (?:127\.0\.0\.[123]|\[::1\]):\d+$", text, re.MULTILINE))
+
+
+@pytest.mark.usefixtures("without_database")
+async def test_a_scenario_of_the_configuration_lasts_all_the_time() -> None:
+    """Its code becomes active without anything being broken."""
+    status, text = await run("--scenario", "XNET05", "--for", "8s")
+    assert 0 == status
+    assert "direct_connections  XNET05  active (warning)" in text
+
+
+@pytest.mark.usefixtures("without_database")
 async def test_a_scenario_that_needs_a_database_cannot_start_without_one() -> None:
     """Status 3, and the reason."""
     status, text = await run("--once", "--scenario", "EDB02")
@@ -139,7 +159,7 @@ async def test_another_verdict_is_status_2(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("without_database")
 async def test_it_runs_for_a_time_and_tells_each_change() -> None:
     """A scenario on the time line begins and ends, and so do its codes; then the time is over."""
-    status, text = await run("--scenario", "EWS02@500ms:5s", "--for", "11s")
+    status, text = await run("--scenario", "EWS02@500ms:6s", "--for", "15s")
     assert 0 == status
     assert re.search(r"exporter on http://127\.0\.0\.1:\d+/", text) is not None
     assert ["-- EWS02:", "EWS02  active", "-- EWS02 is over", "EWS02  over"] == re.findall(

@@ -41,6 +41,8 @@ def test_a_scenario_may_have_a_start_and_a_length(text: str, expected: tuple[str
         ("EDB02@30s:", "its length '' is not a duration above 0"),
         ("EDB02@30s:0s", "its length '0s' is not a duration above 0"),
         ("EDB02@30s:later", "its length 'later' is not a duration above 0"),
+        ("XNET05@5s", "it is a matter of configuration, so it has no start and no length"),
+        ("XNET05@0s:5s", "it is a matter of configuration, so it has no start and no length"),
         ("tour@1s:5s", "the tour has lengths of its own"),
     ],
 )
@@ -65,6 +67,8 @@ def test_all_problems_are_said_at_once() -> None:
         (["EDB02", "EDB02@10s"], "a scenario is played once at a time"),
         (["EDB02@5s:10s", "EDB01@10s"], "both change the way to the database"),
         (["EACS02@1s", "EACS01"], "both change the file of the access URL"),
+        (["EDERP01", "websocket-only-fleet@5s"], "both change the relays"),
+        (["ESTUN01@1s", "XNET02"], "both change the STUN servers"),
     ],
 )
 def test_scenarios_in_each_others_way_are_refused(texts: list[str], reason: str) -> None:

@@ -10,9 +10,13 @@ import asyncpg
 import pytest
 
 from exporter.config.load import load_config
+from exporter.demo import network
+from exporter.demo import simulation as simulation_module
 from exporter.demo.coderd import Role
+from exporter.demo.relay import RelayFaults
 from exporter.demo.scenario import SCENARIOS
 from exporter.demo.simulation import Pace, Simulation
+from exporter.demo.stun import StunFaults
 from tests.support.postgres import INSTALLATIONS, need_installation
 
 
@@ -178,3 +182,60 @@ class TestDatabase:
                 recovering.append(await connection.fetchval("SELECT pg_is_in_recovery()"))
                 await connection.close()
         assert [True, False] == recovering
+
+
+async def test_the_map_has_everything_and_only_proxies_that_are_well(tmp_path: Path) -> None:
+    """The relay of a proxy that is not well leaves the map, as in Coder, and comes back."""
+    async with Simulation(directory=tmp_path, database=False) as simulation:
+        seen = {}
+        for name in ("EWP04", "XWP02", "XNET02"):
+            await simulation.apply(SCENARIOS[name])
+            seen[name] = [region.region_id for region in simulation.coder.derp_map().regions]
+            await simulation.revert(SCENARIOS[name])
+        stun = [1000 + number for number in range(len(simulation.network.stun))]
+        assert {"EWP04": [1, 999, *stun, 10002], "XWP02": [1, 999, *stun], "XNET02": [1, 999, 10001, 10002]} == seen
+        regions = simulation.coder.derp_map().regions
+    assert [1, 999, *stun, 10001, 10002] == [region.region_id for region in regions]
+    assert ["Demo Mesh", "Coder Embedded Relay", "Coder STUN 1000"] == [region.name for region in regions[:3]]
+    assert [["1a", "1b", "1c"], ["999b"], ["1000stun0"]] == [
+        [node.name for node in region.nodes] for region in regions[:3]
+    ]
+    assert [("eu", "coder_eu", "10001a"), ("us", "coder_us", "10002a")] == [
+        (region.name, region.code, region.nodes[0].name) for region in regions[-2:]
+    ]
+
+
+async def test_faults_of_relays_and_stun_servers_are_taken_back(tmp_path: Path) -> None:
+    """After every scenario all relays and STUN servers are as they were."""
+    async with Simulation(directory=tmp_path, database=False) as simulation:
+        for played in SCENARIOS.values():
+            if not simulation.why_not(played):
+                await simulation.apply(played)
+                await simulation.revert(played)
+        relays = ("coder", "eu", "us", "1a", "1b", "1c")
+        assert [RelayFaults()] * 6 == [simulation.relay(name).relay.faults for name in relays]
+        assert [] == [server for server in simulation.network.stun if server.faults != StunFaults()]
+        assert [] == [name for name in relays if simulation.relay(name).broken]
+        assert simulation.network.names_stun
+        assert (False, False) == (simulation.coder.force_websockets, simulation.coder.direct_disabled)
+
+
+async def test_settings_stand_in_the_configuration(tmp_path: Path) -> None:
+    """What a scenario wants of the configuration is beside the rest of its section."""
+    settings = SCENARIOS["XNET05"].settings
+    async with Simulation(directory=tmp_path, database=False) as simulation:
+        config = await asyncio.to_thread(load_config, await simulation.write_config(settings=settings), {})
+    section = config.deployments[0].direct_connections
+    assert (("lo*",), 2.0, 1.5) == (section.tunnel_interfaces, section.interval_seconds, section.timeout_seconds)
+
+
+async def test_a_host_with_one_address_has_its_stun_servers_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then mappings cannot be compared, and the scenarios that need it say so."""
+    monkeypatch.setattr(network, "have_several_addresses", lambda: False)
+    monkeypatch.setattr(simulation_module, "have_several_addresses", lambda: False)
+    async with Simulation(directory=tmp_path, database=False) as simulation:
+        assert ["127.0.0.1"] * 3 == [server.address for server in simulation.network.stun[:3]]
+        assert "this host has only the first" in simulation.why_not(SCENARIOS["XNET04"])
+        assert "" == simulation.why_not(SCENARIOS["XNET03"])
