@@ -19,9 +19,9 @@ import aiohttp
 import pytest
 import yaml
 
-from exporter.config.model import DEFAULT_INTERVAL_SECONDS
+from exporter.config.model import DEFAULT_INTERVAL_SECONDS, SECTION_INTERVAL_SECONDS
 from exporter.health.codes import CODES, Code
-from exporter.health.model import Severity
+from exporter.health.model import Section, Severity
 from exporter.health.settle import Policy
 from exporter.metrics.families import BY_NAME
 from tests.support import promql
@@ -33,7 +33,9 @@ FILES = sorted(ALERTS.glob("*.yaml"))
 TESTS = sorted((ALERTS / "tests").glob("*.yaml"))
 
 RUNBOOKS = "https://github.com/coder-health-exporter/coder-health-exporter/blob/main/alerts/runbooks/"
-DASHBOARD = "http://localhost:3000/d/coder-health/coder-health"
+BOARDS = "http://localhost:3000/d/"
+FIRST_BOARD = "coder-health/coder-health"
+NETWORKING_BOARD = "coder-health-networking/derp-and-networking"
 ALERT_NAME = re.compile(r"^([A-Z]+[a-z0-9]+)+$")
 ALERT_SEVERITIES = {"critical", "warning", "info"}
 # Source: contract, section 5, coder_health_root_cause.
@@ -76,6 +78,15 @@ def seconds(duration: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def settles_seconds(rule: Rule) -> float:
+    """How long a fault is seen before its alert fires: the runs that settle the code, and the rule's own wait."""
+    section = rule["labels"].get("section")
+    interval = DEFAULT_INTERVAL_SECONDS
+    if section in set(Section):
+        interval = SECTION_INTERVAL_SECONDS.get(Section(section), DEFAULT_INTERVAL_SECONDS)
+    return Policy().raise_after * interval + seconds(rule["for"])
+
+
 def template_queries(rule: Rule) -> Iterator[str]:
     """PromQL in the templates of the annotations, with a variable in the place of each %q."""
     for text in rule["annotations"].values():
@@ -97,7 +108,7 @@ def test_labels_and_annotations_are_those_of_the_code(alert: str, expected: tupl
     rule = BY_ALERT[alert]
     page = "exporter" if code.value == "EUNKNOWN" else code.section
     assert rule in groups()[page]
-    assert severity.alert == rule["labels"]["severity"]
+    assert code.alert_severity(severity) == rule["labels"]["severity"]
     assert code.value == rule["labels"]["code"]
     assert (None if code.value == "EUNKNOWN" else code.section) == rule["labels"].get("section")
     assert code.summary == rule["annotations"]["summary"]
@@ -147,10 +158,12 @@ def test_layers_are_those_of_the_root_cause(rule: Rule) -> None:
 
 @one_rule_each
 def test_links_lead_to_anchors_that_exist(rule: Rule) -> None:
-    """The runbook's page and anchor are in this tree, and the board has the uid that is linked."""
+    """The runbook's page and anchor are in this tree, and the board is the one about the section."""
     page, _, anchor = rule["annotations"]["runbook_url"].removeprefix(RUNBOOKS).partition("#")
     assert f'<a id="{anchor}"></a>' in (ALERTS / "runbooks" / page).read_text()
-    assert rule["annotations"]["dashboard_url"].split("?")[0] == DASHBOARD
+    networking = rule["labels"].get("section") in (Section.DERP, Section.DIRECT_CONNECTIONS)
+    board = NETWORKING_BOARD if networking else FIRST_BOARD
+    assert BOARDS + board == rule["annotations"]["dashboard_url"].split("?")[0]
     if (
         "deployment" in rule["annotations"]["description"]
         and "$labels.deployment" in rule["annotations"]["description"]
@@ -175,16 +188,47 @@ def test_no_rule_drops_where_it_was_scraped(rule: Rule) -> None:
 def test_a_restart_of_the_exporter_resolves_nothing(rule: Rule) -> None:
     """Alerts are kept for the start-up grace, the runs that settle a code, and a minute."""
     policy = Policy()
-    least = policy.startup_grace_seconds + policy.raise_after * DEFAULT_INTERVAL_SECONDS + 60
-    assert seconds(rule["keep_firing_for"]) >= least
+    settling = settles_seconds(rule) - seconds(rule["for"])
+    assert seconds(rule["keep_firing_for"]) >= policy.startup_grace_seconds + settling + 60
     assert seconds(rule["for"]) >= 60
+
+
+def test_a_page_about_relays_outlasts_the_least_that_a_code_is_active() -> None:
+    """A code that was raised stays for the judgements that clear it; a rule that waits no longer would page for it."""
+    least = Policy().clear_after * SECTION_INTERVAL_SECONDS[Section.DERP]
+    pages = [rule for rule in groups()[Section.DERP] if rule["labels"]["severity"] == "critical"]
+    assert ["XDERP01", "XDERP03", "XDERP05"] == [rule["labels"]["code"] for rule in pages]
+    assert [] == [rule["alert"] for rule in pages if seconds(rule["for"]) <= least]
 
 
 def test_causes_come_before_their_consequences() -> None:
     """What the access URL's errors mute waits longer than they do, so that it is muted from the start."""
     causes = [seconds(rule["for"]) for rule in groups()["access_url"] if rule["labels"]["severity"] == "critical"]
-    consequences = [seconds(rule["for"]) for rule in RULES if rule["labels"].get("layer") in ("websocket", "proxy")]
+    layers = ("websocket", "relay", "proxy")
+    consequences = [seconds(rule["for"]) for rule in RULES if rule["labels"].get("layer") in layers]
     assert max(causes) < min(consequences)
+
+
+def test_who_mutes_fires_no_later_than_who_is_muted() -> None:
+    """A consequence that fires first would page before its cause is there to mute it."""
+    pairs = [(source, target) for source, target in muting_pairs() if "code" in source["labels"]]
+    assert pairs
+    for source, target in pairs:
+        assert settles_seconds(source) <= settles_seconds(target), (source["alert"], target["alert"])
+
+
+def test_what_tells_of_the_exporters_own_network_is_info_at_most() -> None:
+    """Nobody is called at night since the exporter stands behind a NAT. Source: contract, section 8."""
+    about_this_host = [rule for rule in RULES if re.match("XNET|ESTUN|EIF", rule["labels"].get("code", ""))]
+    assert 8 == len(about_this_host)
+    assert {"info"} == {rule["labels"]["severity"] for rule in about_this_host}
+
+
+@pytest.mark.parametrize("code", ["EDERP01", "EDERP02", "ESTUN02"])
+def test_what_still_works_is_no_page(code: str) -> None:
+    """A fallback, one node of several and a hard NAT never page alone. Source: contract, section 7."""
+    (rule,) = (rule for rule in RULES if rule["labels"].get("code") == code)
+    assert "critical" != rule["labels"]["severity"]
 
 
 def test_families_of_a_later_version_are_still_missing() -> None:
@@ -287,6 +331,23 @@ def test_every_side_of_every_pair_is_an_alert_that_exists() -> None:
 
 
 SERIES = {"job": "coder-health", "instance": "exporter:26337", "deployment": "prod", "witness": "probe"}
+
+
+def muting_pairs() -> Iterator[tuple[Rule, Rule]]:
+    """Every two rules of which the one mutes the other."""
+    for inhibition in yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]:
+        sources, targets = (
+            [
+                rule
+                for rule in RULES
+                if _matches(inhibition[side], {**SERIES, **rule["labels"], "alertname": rule["alert"]})
+            ]
+            for side in ("source_matchers", "target_matchers")
+        )
+        for source in sources:
+            for target in targets:
+                if all(source["labels"].get(name) == target["labels"].get(name) for name in inhibition["equal"]):
+                    yield source, target
 
 
 def _matches(matchers: list[str], labels: dict[str, str]) -> bool:
@@ -407,6 +468,80 @@ async def test_what_is_down_at_one_replica_mutes_nobody(alertmanager: Alertmanag
         ("CoderEACS03AccessURLUnreachable", "prod"): False,
         ("CoderXACS03CertificateExpiresCritical", "prod"): False,
         ("CoderEWS01WebsocketDialFailed", "prod"): False,
+    } == await alertmanager.muted()
+
+
+async def test_relays_are_silent_while_the_access_url_is_down(alertmanager: Alertmanager) -> None:
+    """Map, embedded relay and its certificate are consequences; the exporter's own network is not."""
+    await alertmanager.post(
+        {"alertname": "CoderEACS03AccessURLUnreachable"},
+        {"alertname": "CoderXDERP01RegionDown"},
+        {"alertname": "CoderXDERP03NoDERPMap"},
+        {"alertname": "CoderXDERP05RelayCertificateWrong"},
+        {"alertname": "CoderEDERP01RelayUsesWebsocket"},
+        {"alertname": "CoderXNET03UDPBlocked"},
+        {"alertname": "CoderXDERP01RegionDown", "deployment": "test"},
+    )
+    assert {
+        ("CoderEACS03AccessURLUnreachable", "prod"): False,
+        ("CoderXDERP01RegionDown", "prod"): True,
+        ("CoderXDERP03NoDERPMap", "prod"): True,
+        ("CoderXDERP05RelayCertificateWrong", "prod"): True,
+        ("CoderEDERP01RelayUsesWebsocket", "prod"): True,
+        ("CoderXNET03UDPBlocked", "prod"): False,
+        ("CoderXDERP01RegionDown", "test"): False,
+    } == await alertmanager.muted()
+
+
+async def test_a_region_that_is_down_is_one_page(alertmanager: Alertmanager) -> None:
+    """The certificate that took it down and its relays are not told again; fallback and mesh are other faults."""
+    await alertmanager.post(
+        {"alertname": "CoderXDERP01RegionDown"},
+        {"alertname": "CoderXDERP05RelayCertificateWrong"},
+        {"alertname": "CoderXDERP02RelayDown"},
+        {"alertname": "CoderEDERP02RegionOneNodeUnhealthy"},
+        {"alertname": "CoderEDERP01RelayUsesWebsocket"},
+        {"alertname": "CoderXDERP05RelayCertificateWrong", "deployment": "test"},
+    )
+    assert {
+        ("CoderXDERP01RegionDown", "prod"): False,
+        ("CoderXDERP05RelayCertificateWrong", "prod"): True,
+        ("CoderXDERP02RelayDown", "prod"): True,
+        ("CoderEDERP02RegionOneNodeUnhealthy", "prod"): True,
+        ("CoderEDERP01RelayUsesWebsocket", "prod"): False,
+        ("CoderXDERP05RelayCertificateWrong", "test"): False,
+    } == await alertmanager.muted()
+
+
+async def test_a_front_without_upgrades_is_one_page(alertmanager: Alertmanager) -> None:
+    """Without websockets there is no map and no relay behind that front."""
+    await alertmanager.post(
+        {"alertname": "CoderEWS01WebsocketDialFailed"},
+        {"alertname": "CoderXDERP01RegionDown"},
+        {"alertname": "CoderXDERP03NoDERPMap"},
+    )
+    assert {
+        ("CoderEWS01WebsocketDialFailed", "prod"): False,
+        ("CoderXDERP01RegionDown", "prod"): True,
+        ("CoderXDERP03NoDERPMap", "prod"): True,
+    } == await alertmanager.muted()
+
+
+async def test_the_exporters_own_network_is_told_once(alertmanager: Alertmanager) -> None:
+    """Ours says more than Coder's code beside it; a silent server of a map is told all the same."""
+    await alertmanager.post(
+        {"alertname": "CoderXNET03UDPBlocked"},
+        {"alertname": "CoderESTUN01NoSTUNServerAnswers"},
+        {"alertname": "CoderXNET04HardNATFromHere"},
+        {"alertname": "CoderESTUN02MappingVaries"},
+        {"alertname": "CoderXSTUN01STUNServerSilent"},
+    )
+    assert {
+        ("CoderXNET03UDPBlocked", "prod"): False,
+        ("CoderESTUN01NoSTUNServerAnswers", "prod"): True,
+        ("CoderXNET04HardNATFromHere", "prod"): False,
+        ("CoderESTUN02MappingVaries", "prod"): True,
+        ("CoderXSTUN01STUNServerSilent", "prod"): False,
     } == await alertmanager.muted()
 
 

@@ -17,10 +17,13 @@ LETTERS = {
     Section.ACCESS_URL: "ACS",
     Section.WEBSOCKET: "WS",
     Section.DATABASE: "DB",
+    Section.DERP: "(DERP|STUN)",
     Section.WORKSPACE_PROXY: "WP",
+    Section.PROVISIONER_DAEMONS: "PD",
+    Section.DIRECT_CONNECTIONS: "(NET|IF)",
 }
 # Coder's page has no anchor for these. Source: coder-interfaces, section 1.
-WITHOUT_DOCS_ANCHOR = {"EWS03"}
+WITHOUT_DOCS_ANCHOR = {"EIF01", "EWS03"}
 
 ALL = [code for codes in CODES.values() for code in codes]
 KNOWN = [code for code in ALL if code.value != UNKNOWN]
@@ -50,6 +53,24 @@ def test_a_code_with_two_severities_has_an_alert_for_each() -> None:
         Severity.WARNING: "CoderXACS02AccessURLRedirectsWarning",
         Severity.ERROR: "CoderXACS02AccessURLRedirectsCritical",
     } == redirect.alerts
+
+
+@pytest.mark.parametrize("value", ["EIF01", "ESTUN01", "ESTUN02", "XNET01", "XNET02", "XNET03", "XNET04", "XNET05"])
+def test_what_tells_of_the_exporters_own_network_alerts_as_info(value: str) -> None:
+    """It says little of the deployment and nothing of users elsewhere. Source: contract, section 8."""
+    code = find(value)
+    assert code is not None
+    assert ["info"] == [code.alert_severity(severity) for severity in code.severities]
+
+
+def test_every_other_code_alerts_as_severe_as_it_is() -> None:
+    """Errors page, warnings make a ticket, what is ok is looked at; the servers of a map are not our network."""
+    others = [code for code in ALL if not re.match("EIF|ESTUN|XNET", code.value)]
+    assert "XSTUN01" in [code.value for code in others]
+    for code in others:
+        assert [severity.alert for severity in code.severities] == [
+            code.alert_severity(severity) for severity in code.severities
+        ]
 
 
 def test_values_are_unique_and_carry_the_letters_of_their_section() -> None:

@@ -1,4 +1,4 @@
-"""The board: the rules of Grafana's dashboard-linter and of mixtool, re-created, and metrics that exist.
+"""The boards: the rules of Grafana's dashboard-linter and of mixtool, re-created, and metrics that exist.
 
 Source of the rules: field.md, section 3g. The schema itself is checked by hand (grafana/README.md).
 """
@@ -17,40 +17,50 @@ import pytest
 from exporter.health.codes import CODES
 from exporter.health.model import Section, Severity
 from exporter.health.workspace_proxy import ProxyStatus
+from exporter.metrics.families import FAMILIES
 from tests.support import promql
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 FILES = sorted(GRAFANA.glob("*.json"))
-BOARD = json.loads((GRAFANA / "coder-health.json").read_text())
+BOARDS = {path.stem: json.loads(path.read_text()) for path in FILES}
+FIRST = "coder-health"
+NETWORKING = "coder-health-networking"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUNBOOKS = "https://github.com/coder-health-exporter/coder-health-exporter/blob/main/alerts/runbooks/"
 DOCS = "https://coder.com/docs/admin/monitoring/health-check"
 CODE_VALUES = {code.value for codes in CODES.values() for code in codes}
-# those of Grafana's list of units that this board uses
-UNITS = {"s", "none", "short", "dtdurations"}
+# those of Grafana's list of units that these boards use
+UNITS = {"s", "none", "short", "dtdurations", "percentunit"}
 WIDTH = 24
 
+Board = dict[str, Any]
 Panel = dict[str, Any]
-PANELS: list[Panel] = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
-each_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+PANELS: list[tuple[str, Panel]] = [
+    (name, panel) for name, board in BOARDS.items() for panel in board["panels"] if panel["type"] != "row"
+]
+each_board = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+each_panel = pytest.mark.parametrize(
+    "panel", [panel for _, panel in PANELS], ids=[f"{name}: {panel['title']}" for name, panel in PANELS]
+)
 
 
-def named(name: str) -> Panel:
-    (found,) = (panel for panel in PANELS if panel["title"] == name)
+def named(title: str, board: str = FIRST) -> Panel:
+    (found,) = (panel for name, panel in PANELS if (name, panel["title"]) == (board, title))
     return found
 
 
-def variables() -> dict[str, dict[str, Any]]:
-    return {variable["name"]: variable for variable in BOARD["templating"]["list"]}
+def variables(board: Board) -> dict[str, dict[str, Any]]:
+    return {variable["name"]: variable for variable in board["templating"]["list"]}
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Everything on the board that asks Prometheus: title and PromQL."""
-    for panel in PANELS:
+    """Everything on the boards that asks Prometheus: title and PromQL."""
+    for name, panel in PANELS:
         for target in panel["targets"]:
-            yield panel["title"], target["expr"]
-    for annotation in BOARD["annotations"]["list"]:
-        yield annotation["name"], annotation["target"]["expr"]
+            yield f"{name}: {panel['title']}", target["expr"]
+    for name, board in BOARDS.items():
+        for annotation in board["annotations"]["list"]:
+            yield f"{name}: {annotation['name']}", annotation["target"]["expr"]
 
 
 each_expression = pytest.mark.parametrize(
@@ -61,32 +71,56 @@ each_expression = pytest.mark.parametrize(
 # the board
 
 
-def test_the_board_can_be_linked_and_found() -> None:
-    """The uid is the one that alerts link; title, tags and refresh are set; nobody edits it in place."""
-    assert ["coder-health.json"] == [path.name for path in FILES]
-    assert ("coder-health", "Coder health") == (BOARD["uid"], BOARD["title"])
-    assert {"coder", "coder-health"} <= set(BOARD["tags"])
-    assert BOARD["editable"] is False
-    assert BOARD["refresh"] in ("30s", "1m")
-    assert "id" not in BOARD
+def test_the_boards_are_those_that_alerts_and_boards_link() -> None:
+    """The uid is the name of the file, and with the title it makes the address."""
+    assert {FIRST: (FIRST, "Coder health"), NETWORKING: (NETWORKING, "DERP and networking")} == {
+        name: (board["uid"], board["title"]) for name, board in BOARDS.items()
+    }
 
 
-def test_boards_are_linked_by_tag_with_time_and_variables() -> None:
+@each_board
+def test_a_board_can_be_found_and_is_not_edited_in_place(board: Board) -> None:
+    """Description, tags and refresh are set; the file is the source."""
+    assert re.fullmatch(r"[A-Z].+\.", board["description"])
+    assert {"coder", "coder-health"} <= set(board["tags"])
+    assert board["editable"] is False
+    assert board["refresh"] in ("30s", "1m")
+    assert "id" not in board
+
+
+@each_board
+def test_boards_are_linked_by_tag_with_time_and_variables(board: Board) -> None:
     """Who goes on to another board about Coder keeps the hour and the deployment."""
-    (boards,) = (link for link in BOARD["links"] if link["type"] == "dashboards")
+    (boards,) = (link for link in board["links"] if link["type"] == "dashboards")
     assert (["coder"], True, True) == (boards["tags"], boards["keepTime"], boards["includeVars"])
 
 
-def test_the_data_source_is_a_variable() -> None:
+@pytest.mark.parametrize(("here", "there"), [(FIRST, NETWORKING), (NETWORKING, FIRST)])
+def test_each_board_links_the_other(here: str, there: str) -> None:
+    """One click, in the same tab, with the hour and the deployment."""
+    slug = BOARDS[there]["title"].lower().replace(" ", "-")
+    (link,) = (link for link in BOARDS[here]["links"] if link["url"].startswith("/d/"))
+    assert f"/d/{there}/{slug}" == link["url"]
+    assert (BOARDS[there]["title"], True, True, False) == (
+        link["title"],
+        link["keepTime"],
+        link["includeVars"],
+        link["targetBlank"],
+    )
+
+
+@each_board
+def test_the_data_source_is_a_variable(board: Board) -> None:
     """Rule template-datasource: named and labelled as the linter wants it, of kind Prometheus."""
-    variable = variables()["datasource"]
+    variable = variables(board)["datasource"]
     assert ("datasource", "Data source", "prometheus") == (variable["type"], variable["label"], variable["query"])
 
 
+@each_board
 @pytest.mark.parametrize("name", ["job", "instance", "deployment"])
-def test_job_instance_and_deployment_are_variables(name: str) -> None:
+def test_job_instance_and_deployment_are_variables(board: Board, name: str) -> None:
     """Rules template-job and template-instance: a query, several values, all of them as `.+`, by time range."""
-    variable = variables()[name]
+    variable = variables(board)[name]
     assert "query" == variable["type"]
     assert DATASOURCE == variable["datasource"]
     assert name.capitalize() == variable["label"]
@@ -94,11 +128,12 @@ def test_job_instance_and_deployment_are_variables(name: str) -> None:
     assert 2 == variable["refresh"]
 
 
-def test_variables_narrow_one_another_and_ask_for_what_exists() -> None:
+@each_board
+def test_variables_narrow_one_another_and_ask_for_what_exists(board: Board) -> None:
     """Rule template-label-promql: label_values of a selector that parses."""
     known = promql.series_labels()
     for name in ("job", "instance", "deployment"):
-        match = re.fullmatch(r"label_values\((.+), (\w+)\)", variables()[name]["query"]["query"])
+        match = re.fullmatch(r"label_values\((.+), (\w+)\)", variables(board)[name]["query"]["query"])
         assert match is not None
         assert name == match[2]
         assert [] == promql.problems(match[1])
@@ -109,16 +144,18 @@ def test_variables_narrow_one_another_and_ask_for_what_exists() -> None:
 # panels
 
 
-def test_panels_have_ids_of_their_own() -> None:
+@each_board
+def test_panels_have_ids_of_their_own(board: Board) -> None:
     """An id twice would make a link to a panel lead to another."""
-    ids = [panel["id"] for panel in BOARD["panels"]]
-    assert len(ids) == len(set(ids))
-    assert len(PANELS) == len({panel["title"] for panel in PANELS})
+    panels = board["panels"]
+    assert len(panels) == len({panel["id"] for panel in panels})
+    assert len(panels) == len({(panel["type"] == "row", panel["title"]) for panel in panels})
 
 
-def test_panels_lie_side_by_side() -> None:
+@each_board
+def test_panels_lie_side_by_side(board: Board) -> None:
     """Nothing overlaps and nothing leaves the 24 columns."""
-    boxes = [(panel["title"], panel["gridPos"]) for panel in BOARD["panels"]]
+    boxes = [(panel["title"], panel["gridPos"]) for panel in board["panels"]]
     for title, box in boxes:
         assert box["x"] + box["w"] <= WIDTH, title
     for (title, a), (other, b) in combinations(boxes, 2):
@@ -189,11 +226,12 @@ def test_counters_are_rates_over_the_interval_of_the_scrape(expression: str) -> 
 # words and colours
 
 
-def test_codes_link_their_runbook_and_coders_documentation() -> None:
+@pytest.mark.parametrize("board", BOARDS)
+def test_codes_link_their_runbook_and_coders_documentation(board: str) -> None:
     """The table of what is wrong leads from every code to its anchor, in small letters as the pages have it."""
     overrides = {
         rule["matcher"]["options"]: rule
-        for rule in named("What is wrong now, and since when")["fieldConfig"]["overrides"]
+        for rule in named("What is wrong now, and since when", board)["fieldConfig"]["overrides"]
     }
     properties = {name: {one["id"]: one["value"] for one in rule["properties"]} for name, rule in overrides.items()}
     assert [
@@ -218,9 +256,10 @@ def test_severities_have_their_words(title: str) -> None:
     assert {int(severity): severity.label for severity in Severity} == words
 
 
-def test_every_severity_has_a_colour_in_the_table() -> None:
+@pytest.mark.parametrize("board", BOARDS)
+def test_every_severity_has_a_colour_in_the_table(board: str) -> None:
     """What is only shown is not alarming, what is wrong is."""
-    overrides = named("What is wrong now, and since when")["fieldConfig"]["overrides"]
+    overrides = named("What is wrong now, and since when", board)["fieldConfig"]["overrides"]
     (rule,) = (rule for rule in overrides if rule["matcher"]["options"] == "severity")
     (mappings,) = (one["value"] for one in rule["properties"] if one["id"] == "mappings")
     assert {severity.label for severity in Severity} == set(mappings[0]["options"])
@@ -239,7 +278,33 @@ def test_every_section_has_a_place_on_the_board() -> None:
         Section.ACCESS_URL: "Access URL",
         Section.WEBSOCKET: "Websocket",
         Section.DATABASE: "Database",
+        Section.DERP: "DERP relays and STUN servers",
         Section.WORKSPACE_PROXY: "Workspace proxies",
+        Section.PROVISIONER_DAEMONS: "Provisioner daemons",
+        Section.DIRECT_CONNECTIONS: "Direct connections",
     }
-    rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
+    rows = [panel["title"] for panel in BOARDS[FIRST]["panels"] if panel["type"] == "row"]
     assert [*(titles[section] for section in Section), "The exporter itself"] == rows
+
+
+def test_every_family_of_relays_and_networks_is_on_the_networking_board() -> None:
+    """What is measured can be looked at."""
+    asked = {
+        selector.metric.removesuffix("_bucket")
+        for title, expression in expressions()
+        if title.startswith(f"{NETWORKING}: ")
+        for selector in promql.selectors(promql.parse(expression))
+    }
+    about = re.compile("coder_health_(derp|stun|nat|udp|interface|path|direct)_")
+    families = {family.name for family in FAMILIES if about.match(family.name)}
+    assert 18 == len(families)
+    assert set() == families - asked
+
+
+def test_the_networking_board_tells_of_its_two_sections_alone() -> None:
+    """Codes of other sections have the first board."""
+    for title in ("What is wrong now, and since when", "Active codes"):
+        for target in named(title, NETWORKING)["targets"]:
+            for selector in promql.selectors(promql.parse(target["expr"])):
+                sections = [value for label, _, value in selector.matchers if label == "section"]
+                assert [f"{Section.DERP}|{Section.DIRECT_CONNECTIONS}"] == sections
