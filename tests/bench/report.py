@@ -1,22 +1,29 @@
-"""The report: measurements in, Markdown out. Every aim stands beside what was reached."""
+"""The report: measurements in, Markdown out. Every aim stands beside what was reached.
+
+A report of some parts alone can be merged into one that stands: its sections and aims take the
+place of those that were there.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from statistics import median
 
 from exporter import __version__
+from tests.bench import derp_report
+from tests.bench.derp_cost import DerpCosts
+from tests.bench.derp_load import DerpLoad
 from tests.bench.load import SERVER_SECONDS, Load
+from tests.bench.markdown import mb, ms, prose, signed, table
 from tests.bench.memory import Memory, StartCost
 from tests.bench.probe_cost import ProbeCost
-from tests.bench.programs import find_tool
+from tests.bench.programs import BenchError, find_tool
 from tests.bench.scrape import ScrapeCost
 
 # Source: the aims of the benchmark, as the issue that asked for it names them.
@@ -27,6 +34,18 @@ AIM_SCRAPE_SERIES = 10_000
 AIM_LATENESS_SECONDS = 0.050
 AIM_MEMORY_BYTES = 70e6
 
+_AIMS = "Aims"
+# what each section is about: its heading up to a bracket or the circumstances
+_ORDER = (
+    _AIMS,
+    "CPU per probe",
+    "Latency and lateness",
+    "A scrape",
+    "Stalls of the event loop",
+    "Memory",
+    "One DERP check",
+    "DERP relays in the exporter",
+)
 _PACKAGES = ("uvloop", "httptools", "aiohttp", "prometheus-client", "cryptography")
 
 
@@ -41,6 +60,8 @@ class Measured:
     scrapes: list[ScrapeCost] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     start: StartCost | None = None
+    derp: DerpCosts | None = None
+    derp_loads: list[DerpLoad] = field(default_factory=list)
 
 
 def write(measured: Measured, now: datetime) -> str:
@@ -48,7 +69,7 @@ def write(measured: Measured, now: datetime) -> str:
     parts = [
         "# Benchmark report",
         "",
-        *_prose(
+        *prose(
             """
             Written by `python -m tests.bench`; do not edit. How each figure is measured stands in the module named
             beside it. One machine, one run, everything on loopback and side by side: read ratios, not single times.
@@ -61,8 +82,54 @@ def write(measured: Measured, now: datetime) -> str:
         *_write_scrapes(measured.scrapes),
         *_write_stalls(measured.stalls),
         *_write_memory(measured),
+        *derp_report.write_costs(measured.derp),
+        *derp_report.write_loads(measured.derp_loads, "" if measured.derp is None else measured.derp.missing),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def merge(standing: str, fresh: str) -> str:
+    """Return a standing report with the sections and aims of a fresh one.
+
+    Each section that was measured apart says so. What only the standing report has is kept.
+    """
+    head, before = _split(standing)
+    fresh_head, after = _split(fresh)
+    machine = " ".join(fresh_head.partition("\n- ")[2].partition("\n\n")[0].replace("\n- ", "; ").split())
+    sections = dict(before)
+    for key, section in after.items():
+        if key == _AIMS and key in before:
+            sections[key] = _merge_aims(before[key], section)
+            continue
+        heading, _, text = section.partition("\n\n")
+        note = "" if key == _AIMS else "\n".join(prose(f"Measured apart from the rest: {machine}.")) + "\n"
+        sections[key] = f"{heading}\n\n{note}{text}"
+    ordered = sorted(sections, key=_rank)
+    return "\n".join([head, *(sections[key] for key in ordered)]).rstrip() + "\n"
+
+
+def _split(text: str) -> tuple[str, Mapping[str, str]]:
+    """Return what stands before the first section, and each section by what it is about."""
+    head, *sections = text.rstrip().split("\n## ")
+    named = {section.partition("\n")[0].partition(" (")[0].partition(" with ")[0]: section for section in sections}
+    return head.rstrip() + "\n", {name: f"## {section.rstrip()}\n" for name, section in named.items()}
+
+
+def _rank(name: str) -> int:
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+
+def _merge_aims(standing: str, fresh: str) -> str:
+    """Return the table of aims, in which a fresh row replaces the one of the same name."""
+    lines = standing.rstrip().splitlines()
+    rows = {line.split(" | ")[0]: number for number, line in enumerate(lines)}
+    for line in fresh.rstrip().splitlines()[4:]:
+        name = line.split(" | ")[0]
+        if name in rows:
+            lines[rows[name]] = line
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _describe_machine(measured: Measured, now: datetime) -> list[str]:
@@ -79,12 +146,11 @@ def _describe_machine(measured: Measured, now: datetime) -> list[str]:
 
 
 def _blackbox_version() -> str:
-    said = subprocess.run(
-        [find_tool("prometheus-blackbox-exporter", "prometheus-blackbox-exporter"), "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    try:
+        tool = find_tool("prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
+    except BenchError:
+        return "not installed"
+    said = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True)
     words = (said.stdout or said.stderr).split()
     return words[words.index("version") + 1] if "version" in words else "of unknown version"
 
@@ -104,13 +170,13 @@ def _write_aims(measured: Measured) -> list[str]:
         rows.append(
             (
                 f"reported latency off the true one, p50, {where}",
-                _ms(AIM_LATENCY_SECONDS),
-                _ms(off),
+                ms(AIM_LATENCY_SECONDS),
+                ms(off),
                 off <= AIM_LATENCY_SECONDS,
             )
         )
         rows.append(
-            (f"lateness of ticks, p99, {where}", _ms(AIM_LATENESS_SECONDS), _ms(late), late <= AIM_LATENESS_SECONDS)
+            (f"lateness of ticks, p99, {where}", ms(AIM_LATENESS_SECONDS), ms(late), late <= AIM_LATENESS_SECONDS)
         )
     for cost in measured.scrapes:
         if AIM_SCRAPE_SERIES <= cost.series < 2 * AIM_SCRAPE_SERIES:
@@ -118,20 +184,21 @@ def _write_aims(measured: Measured) -> list[str]:
             rows.append(
                 (
                     f"scrape of {cost.series} series, packed and through HTTP",
-                    _ms(AIM_SCRAPE_SECONDS),
-                    _ms(worst),
+                    ms(AIM_SCRAPE_SECONDS),
+                    ms(worst),
                     worst <= AIM_SCRAPE_SECONDS,
                 )
             )
     for memory in measured.memory[:1]:
         size = memory.median_bytes
-        rows.append((f"memory, {memory.what}", _mb(AIM_MEMORY_BYTES), _mb(size), size <= AIM_MEMORY_BYTES))
+        rows.append((f"memory, {memory.what}", mb(AIM_MEMORY_BYTES), mb(size), size <= AIM_MEMORY_BYTES))
+    rows += derp_report.list_aims(measured.derp, measured.derp_loads)
     if not rows:
         return []
     return [
         "## Aims",
         "",
-        *_table(
+        *table(
             ("what", "aim", "measured", "reached"),
             [(what, aim, found, "yes" if good else "**no**") for what, aim, found, good in rows],
         ),
@@ -154,7 +221,7 @@ def _write_probes(probes: Sequence[ProbeCost]) -> list[str]:
     return [
         "## CPU per probe (`probe_cost`)",
         "",
-        *_prose(
+        *prose(
             """
             User and system time of the whole process by the kernel's count, divided by the probes done: a fresh
             connection each, nginx answering `/healthz`, both at the same time and the same even pace. Ours holds
@@ -164,7 +231,7 @@ def _write_probes(probes: Sequence[ProbeCost]) -> list[str]:
             finds, blackbox one of them.
             """
         ),
-        *_table(("target", "our event loop", "ours", "blackbox", "ratio (range)"), rows),
+        *table(("target", "our event loop", "ours", "blackbox", "ratio (range)"), rows),
     ]
 
 
@@ -175,10 +242,10 @@ def _write_latency(loads: Sequence[Load]) -> list[str]:
         (
             str(number),
             str(load.reported.count),
-            f"{_ms(load.reported.p50)} / {_ms(load.true.p50)}",
-            f"{_ms(load.reported.p99)} / {_ms(load.true.p99)}",
-            f"{_signed(load.reported.p50 - load.true.p50)} / {_signed(load.reported.p99 - load.true.p99)}",
-            f"{_ms(load.delays.p50)} / {_ms(load.delays.p99)} / {_ms(load.delays.max)}",
+            f"{ms(load.reported.p50)} / {ms(load.true.p50)}",
+            f"{ms(load.reported.p99)} / {ms(load.true.p99)}",
+            f"{signed(load.reported.p50 - load.true.p50)} / {signed(load.reported.p99 - load.true.p99)}",
+            f"{ms(load.delays.p50)} / {ms(load.delays.p99)} / {ms(load.delays.max)}",
             f"{load.cpu_share:.0%}",
         )
         for number, load in enumerate(loads, start=1)
@@ -187,7 +254,7 @@ def _write_latency(loads: Sequence[Load]) -> list[str]:
     return [
         f"## Latency and lateness with {load.targets} targets / {load.interval_seconds:.0f} s (`load`)",
         "",
-        *_prose(
+        *prose(
             f"""
             The real command probes a server that answers after {SERVER_SECONDS * 1000:.0f} ms; it reports the sum of
             its phases. The true latency is what a single calm client, a process of its own with a blocking socket,
@@ -195,7 +262,7 @@ def _write_latency(loads: Sequence[Load]) -> list[str]:
             quantiles.
             """
         ),
-        *_table(
+        *table(
             (
                 "run",
                 "probes",
@@ -216,10 +283,10 @@ def _write_scrapes(scrapes: Sequence[ScrapeCost]) -> list[str]:
     rows = [
         (
             str(cost.series),
-            f"{_ms(cost.render)} ({cost.body_bytes / 1000:.0f} kB)",
-            f"{_ms(cost.pack)} ({cost.packed_bytes / 1000:.0f} kB)",
-            f"{_ms(cost.http)} / {_ms(cost.http_packed)}",
-            _ms(cost.client_library),
+            f"{ms(cost.render)} ({cost.body_bytes / 1000:.0f} kB)",
+            f"{ms(cost.pack)} ({cost.packed_bytes / 1000:.0f} kB)",
+            f"{ms(cost.http)} / {ms(cost.http_packed)}",
+            ms(cost.client_library),
             f"1 : {1 / cost.ratio:.0f}",
             f"{cost.run * 1e6:.0f} us",
         )
@@ -228,14 +295,14 @@ def _write_scrapes(scrapes: Sequence[ScrapeCost]) -> list[str]:
     return [
         "## A scrape (`scrape`)",
         "",
-        *_prose(
+        *prose(
             """
             Our board against prometheus_client's `generate_latest`, given the very same series as ready families. CPU
             time of the thread; through the real HTTP server wall time of a whole request. Rendering is paid in runs,
             so the last column stands beside it: snapshot and series of one finished run.
             """
         ),
-        *_table(
+        *table(
             (
                 "series",
                 "ours",
@@ -252,7 +319,7 @@ def _write_scrapes(scrapes: Sequence[ScrapeCost]) -> list[str]:
 
 def _write_stalls(stalls: Sequence[Load]) -> list[str]:
     rows = [
-        (str(load.targets), str(load.series), _ms(load.busy.max), _ms(load.stalled.max), _ms(max(load.scrape_seconds)))
+        (str(load.targets), str(load.series), ms(load.busy.max), ms(load.stalled.max), ms(max(load.scrape_seconds)))
         for load in stalls
         if load.busy is not None and load.stalled is not None
     ]
@@ -261,14 +328,14 @@ def _write_stalls(stalls: Sequence[Load]) -> list[str]:
     return [
         "## Stalls of the event loop (`load`, with the observer's beat)",
         "",
-        *_prose(
+        *prose(
             """
             The longest time in which the loop did not come round to a sleeper of 1 ms, while all targets run and a
             scraper comes every 10 s: CPU time of its thread, which is our own work, and wall time, in which others had
             the core too.
             """
         ),
-        *_table(("targets", "series", "longest, CPU", "longest, wall", "slowest scrape, wall"), rows),
+        *table(("targets", "series", "longest, CPU", "longest, wall", "slowest scrape, wall"), rows),
     ]
 
 
@@ -280,13 +347,13 @@ def _write_memory(measured: Measured) -> list[str]:
             "",
             "Resident set of the real process after its first runs and scrapes.",
             "",
-            *_table(
+            *table(
                 ("configuration", "median", "range"),
                 [
                     (
                         memory.what,
-                        _mb(memory.median_bytes),
-                        f"{_mb(min(memory.resident_bytes))} - {_mb(max(memory.resident_bytes))}",
+                        mb(memory.median_bytes),
+                        f"{mb(min(memory.resident_bytes))} - {mb(max(memory.resident_bytes))}",
                     )
                     for memory in measured.memory
                 ],
@@ -295,30 +362,8 @@ def _write_memory(measured: Measured) -> list[str]:
     if measured.start is not None:
         start = measured.start
         lines += [
-            f"`coder-health-exporter --version` takes {_ms(start.version_seconds)} of CPU, an empty Python "
-            f"{_ms(start.python_seconds)}.",
+            f"`coder-health-exporter --version` takes {ms(start.version_seconds)} of CPU, an empty Python "
+            f"{ms(start.python_seconds)}.",
             "",
         ]
     return lines
-
-
-def _prose(text: str) -> list[str]:
-    return [*textwrap.wrap(" ".join(text.split()), width=110, break_long_words=False, break_on_hyphens=False), ""]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def _ms(seconds: float) -> str:
-    milliseconds = seconds * 1000
-    return f"{milliseconds:.2f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
-
-
-def _signed(seconds: float) -> str:
-    return f"{seconds * 1000:+.2f} ms"
-
-
-def _mb(size: float) -> str:
-    return f"{size / 1e6:.0f} MB"

@@ -1,7 +1,8 @@
 """`coder-health-exporter` itself, with an observer inside: the same command, flags and signals.
 
-It notes how late each run began and what latency each reported and, when asked to, how long the
-event loop was busy in one go. When it ends it writes that to the file that WATCHED_FILE names.
+It notes how late each run began and what latency each reported, how long each check of a relay took
+and, when asked to, how long the event loop was busy in one go. When it ends it writes that to the
+file that WATCHED_FILE names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 from exporter import app, cli
+from exporter.health.derp import TransportResult
 from exporter.runner import Round
 from exporter.targets.model import Target
 
@@ -24,6 +26,7 @@ _BEAT_SECONDS = 0.001
 delays: list[tuple[float, float]] = []
 latencies: list[tuple[float, float]] = []
 busy: list[tuple[float, float, float]] = []
+relays: list[tuple[float, bool, float]] = []
 
 
 class WatchedApplication(app.Application):
@@ -45,6 +48,11 @@ class WatchedApplication(app.Application):
         latencies.extend(
             (stamp, sum(health.phase_seconds.values())) for health in outcome.healths if health.report.failure is None
         )
+        relays.extend(
+            (stamp, health.result.up, health.result.duration_seconds)
+            for health in outcome.healths
+            if isinstance(health.result, TransportResult)
+        )
 
 
 async def _beat() -> None:
@@ -64,6 +72,6 @@ async def _beat() -> None:
 if __name__ == "__main__":
     app.Application = WatchedApplication  # type: ignore[misc]
     code = cli.main()
-    noted = {"delays": delays, "latencies": latencies, "busy": busy}
+    noted = {"delays": delays, "latencies": latencies, "busy": busy, "relays": relays}
     Path(os.environ[OUTPUT_VARIABLE]).write_text(json.dumps(noted))
     sys.exit(code)
