@@ -29,6 +29,7 @@ from exporter.wire.derp_frames import (
     MAX_FRAME_BYTES,
     MAX_WEBSOCKET_MESSAGE_BYTES,
     PING_BYTES,
+    FloodError,
     FrameReader,
     FrameType,
     PeerGone,
@@ -44,6 +45,10 @@ _MAX_QUEUED_BYTES = 1 << 20
 _MAX_UNSENT_BYTES = 1 << 20
 _MAX_NOTICES = 64
 _MAX_HEALTH_CHARS = 200
+# Of keep-alives, notices, pings and what we do not know. A relay sends a keep-alive a minute and a
+# notice for each peer that leaves; working on so many at once must not hold up the event loop.
+_MAX_SPARE_FRAMES = 4000
+_SPARE_FRAMES_SECONDS = 10.0
 # a frame of the greatest length and what a relay may pack before and after it
 _MAX_MESSAGE_BYTES = 2 * MAX_FRAME_BYTES
 
@@ -158,6 +163,7 @@ class DerpConnection:
         "_pings",
         "_queued_bytes",
         "_reader",
+        "_spare_until_seconds",
         "_waiter",
         "_websocket",
         "_write",
@@ -182,6 +188,7 @@ class DerpConnection:
         self._clock = clock
         self._login = ClientLogin(KeyPair.generate())
         self._reader = FrameReader(FROM_SERVER)
+        self._spare_until_seconds = float("-inf")
         self._connection: Connection
         self._begun = False
         self._websocket: WebSocket | None = None
@@ -369,12 +376,23 @@ class DerpConnection:
         if self._error is not None or self._closed:
             return
         arrived_seconds = self._clock.monotonic()
+        if arrived_seconds >= self._spare_until_seconds:
+            self._spare_until_seconds = arrived_seconds + _SPARE_FRAMES_SECONDS
+            self._reader.spare_frames = _MAX_SPARE_FRAMES
         try:
             for kind, payload in self._reader.read(data):
                 if kind == _RECV_PACKET:
                     self._take_packet(payload, arrived_seconds)
                 else:
                     self._take(kind, payload, arrived_seconds)
+                    if self._closed:
+                        return
+        except FloodError as error:
+            self._fail(
+                f"floods this client: more than {_MAX_SPARE_FRAMES} frames that carry no packet"
+                f" within {_SPARE_FRAMES_SECONDS:.0f} s",
+                cause=error,
+            )
         except WireError as error:
             self._fail(f"does not speak DERP as it should: {error}", cause=error)
 

@@ -33,6 +33,10 @@ _ANSWERS = {
 }
 
 
+# c-ares has EDNS on unless it is given flags
+_ABSOLUTE = pycares.ARES_FLAG_NOSEARCH | pycares.ARES_FLAG_EDNS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
     """What a name resolved to, in the order of the resolver. At least one of both is not empty."""
@@ -44,7 +48,8 @@ class Addresses:
 async def resolve(host: str, *, timeout_seconds: float, nameservers: Sequence[str] = ()) -> Addresses:
     """Look up a name with this host's resolver configuration and its hosts file.
 
-    An IP address, without brackets, is its own answer and asks nobody.
+    An IP address, without brackets, is its own answer and asks nobody. A name with a dot at its end
+    is absolute: it is looked up as it is, without this host's search domains.
 
     Args:
         nameservers: Ask these instead: `address` or `address:port`.
@@ -56,14 +61,17 @@ async def resolve(host: str, *, timeout_seconds: float, nameservers: Sequence[st
     literal = _parse_literal(host)
     if literal is not None:
         return literal
+    # c-ares looks for the name in the hosts file as it is written, where no name ends with a dot
+    name = host if host.endswith("..") else host.removesuffix(".") or host
+    flags = None if name == host else _ABSOLUTE
     try:
-        resolver = aiodns.DNSResolver(nameservers=nameservers or None)
+        resolver = aiodns.DNSResolver(nameservers=nameservers or None, flags=flags)
     except pycares.AresError as error:
         message = f"looking up {host}: this host cannot start a resolver: {error}"
         raise ProbeError(message, phase=Phase.RESOLVE, reason=Reason.INTERNAL) from error
     try:
         async with asyncio.timeout(timeout_seconds):
-            found = await resolver.getaddrinfo(host, type=socket.SOCK_STREAM)
+            found = await resolver.getaddrinfo(name, type=socket.SOCK_STREAM)
     except TimeoutError as error:
         message = f"looking up {host}: no answer from a name server within {timeout_seconds:.3g} s"
         raise DeadlineError(message, phase=Phase.RESOLVE) from error

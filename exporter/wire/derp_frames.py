@@ -63,6 +63,9 @@ class FrameType(IntEnum):
     RESTARTING = 0x15  # S>C: reconnect in milliseconds[4], try for milliseconds[4]
 
 
+_RECV_PACKET = int(FrameType.RECV_PACKET)
+
+
 class GoneReason(IntEnum):
     """Why a peer is gone. A reason that is not here stays a number."""
 
@@ -80,6 +83,10 @@ class NotDerpError(GreetingError):
 
 class FrameLengthError(WireError):
     """A frame is longer than its type, or any, may be, or too short where that is an offence."""
+
+
+class FloodError(WireError):
+    """More frames without a packet have come than the reader's owner allowed."""
 
 
 class ShortFrameError(WireError):
@@ -143,9 +150,14 @@ class FrameReader:
     """Cuts the bytes of one direction of one connection into frames.
 
     A frame's length is judged when its header is there, before anything is kept for its payload.
+
+    Attributes:
+        spare_frames: How many frames may still come that are no packet of a relay, those included
+            that are skipped; the owner sets it, again and again where a connection lives long.
+            None, as at first, is no limit.
     """
 
-    __slots__ = ("_broken", "_buffer", "_first", "_limits", "_missing_bytes", "_skip_bytes")
+    __slots__ = ("_broken", "_buffer", "_first", "_limits", "_missing_bytes", "_skip_bytes", "spare_frames")
 
     def __init__(self, limits: FrameLimits = FROM_SERVER) -> None:
         self._limits = limits
@@ -154,6 +166,7 @@ class FrameReader:
         self._missing_bytes = 0  # of the frame that the buffer begins, as far as its header tells
         self._skip_bytes = 0
         self._broken: WireError | None = None
+        self.spare_frames: int | None = None
 
     @property
     def within_frame(self) -> bool:
@@ -168,6 +181,7 @@ class FrameReader:
         Raises:
             GreetingError: The first frame is another one, or of a length that it cannot have.
             FrameLengthError: A frame has a length that its type must not have.
+            FloodError: `spare_frames` are used up.
         """
         if self._broken is not None:
             raise self._broken
@@ -194,6 +208,8 @@ class FrameReader:
                 self._check_first(kind, length, data[position:start])
             elif (limit := known.get(kind)) is None:
                 self._check_unknown(kind, length)
+                if self.spare_frames is not None:
+                    self._count_spare_frame()
                 position = min(start + length, end)
                 self._skip_bytes = start + length - position
                 continue
@@ -205,6 +221,8 @@ class FrameReader:
                 return
             self._first = False
             position = position_after
+            if self.spare_frames is not None and (kind != _RECV_PACKET or length < KEY_BYTES):
+                self._count_spare_frame()
             yield kind, data[start:position]
 
     def _keep(self, data: bytes, start: int, wanted_end: int) -> None:
@@ -223,6 +241,12 @@ class FrameReader:
         if kind != self._limits.first:
             raise self._break(GreetingError(f"invalid greeting: {_name(kind)} where {name} should be"))
         raise self._break(GreetingError(f"invalid greeting: {name} with {length} bytes, not {least} to {most}"))
+
+    def _count_spare_frame(self) -> None:
+        assert self.spare_frames is not None
+        if self.spare_frames <= 0:
+            raise self._break(FloodError("too many frames that carry no packet"))
+        self.spare_frames -= 1
 
     def _check_unknown(self, kind: int, length: int) -> None:
         most = self._limits.most_unknown_bytes

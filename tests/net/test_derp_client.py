@@ -35,6 +35,7 @@ from exporter.wire.derp_frames import (
 from exporter.wire.derp_handshake import ClientInfo, KeyPair, ServerInfo, open_client_info, seal_server_info
 from exporter.wire.url import Origin
 from tests.support.certificates import Authority, serve_self_signed
+from tests.support.clock import FakeClock
 from tests.support.derper import Derper, run_derper
 from tests.support.scripted_server import Reader, Script, answer, hang, reset, serve
 
@@ -49,12 +50,13 @@ NeedTool = Callable[[str], str]
 
 
 async def open_at(port: int, *, seconds: float = 10.0, **more: Any) -> DerpConnection | Exchange:
+    clock = more.pop("clock", CLOCK)
     return await open_derp(
         more.pop("origin", None) or Origin(scheme=more.pop("scheme", "http"), host="127.0.0.1", port=port),
         address="127.0.0.1",
         transport=more.pop("transport", Transport.DERP),
-        deadline_seconds=CLOCK.monotonic() + seconds,
-        clock=CLOCK,
+        deadline_seconds=clock.monotonic() + seconds,
+        clock=clock,
         ssl_context=more.pop("ssl_context", None),
         **more,
     )
@@ -667,19 +669,69 @@ async def test_a_relay_that_takes_nothing_is_told() -> None:
             send_much(relay)
 
 
-async def test_a_flood_of_pings_ends() -> None:
-    """A relay that pings without reading the answers is cut off."""
+@pytest.mark.parametrize(
+    "frame",
+    [
+        derp_frames.encode_ping(bytes(8)),
+        derp_frames.encode_keep_alive(),
+        derp_frames.encode_peer_gone(PEER),
+        derp_frames.encode_frame(0x63),
+        derp_frames.encode_frame(FrameType.RECV_PACKET, bytes(31)),
+    ],
+    ids=["ping", "keep_alive", "peer_gone", "unknown", "cut_packet"],
+)
+async def test_a_flood_of_frames_that_are_no_packets_ends(frame: bytes) -> None:
+    """A relay that sends thousands of them at once is cut off, whether it knows their type or we do."""
 
     async def script(reader: Reader, writer: asyncio.StreamWriter) -> None:
         await admit(reader, writer)
-        ping = derp_frames.encode_ping(bytes(8)) * 10_000
         while True:
-            writer.write(ping)
+            writer.write(frame * 10_000)
             await writer.drain()
 
     async with serve(script) as server, await log_in(server.port, seconds=60) as relay:
+        with pytest.raises(ProtocolError, match="floods this client: more than 4000 frames that carry no packet"):
+            await relay.receive_packet()
+
+
+async def test_a_relay_that_pings_without_reading_ends() -> None:
+    """Answers are not kept without end, though the relay pings no more often than it may."""
+
+    async def script(reader: Reader, writer: asyncio.StreamWriter) -> None:
+        _, frames = await admit(reader, writer)
+        await frames.expect(FrameType.SEND_PACKET)
+        writer.write(derp_frames.encode_ping(bytes(8)))
+        await asyncio.Event().wait()
+
+    def send_until_full(relay: DerpConnection) -> None:
+        for _ in range(1000):
+            relay.send(PEER, bytes(65536))
+
+    async with serve(script) as server, await log_in(server.port, seconds=60) as relay:
+        with pytest.raises(ProtocolError, match="takes no more bytes"):
+            send_until_full(relay)
         with pytest.raises(ProtocolError, match="sends but takes no bytes"):
             await relay.receive_packet()
+
+
+async def test_a_long_life_is_no_flood() -> None:
+    """What is counted begins anew as time passes: keep-alives of days do not end a connection."""
+    clock = FakeClock()
+    rounds = 3
+
+    async def script(reader: Reader, writer: asyncio.StreamWriter) -> None:
+        _, frames = await admit(reader, writer)
+        for _ in range(rounds):
+            await frames.expect(FrameType.SEND_PACKET)
+            writer.write(derp_frames.encode_keep_alive() * 3000 + packet(b"x"))
+        await hang()(reader, writer)
+
+    async with serve(script) as server, await log_in(server.port, clock=clock, seconds=1000) as relay:
+        for _ in range(rounds):
+            await clock.advance(60)
+            relay.send(PEER, b"next")
+            await relay.receive_packet()
+        assert 3000 * rounds == relay.keep_alives
 
 
 async def test_a_flood_of_packets_waits_at_the_relay() -> None:

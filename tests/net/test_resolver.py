@@ -113,7 +113,29 @@ async def test_the_hosts_file_counts() -> None:
     assert [] == server.questions
 
 
-@pytest.mark.parametrize("host", ["two..dots.test", "x" * 64 + ".test"])
+@pytest.mark.parametrize("host", ["localhost.", "LOCALHOST."])
+async def test_the_hosts_file_counts_for_absolute_names(host: str) -> None:
+    """A dot at the end does not lead past it."""
+    async with serve_names({}) as server:
+        found = await resolve(host, timeout_seconds=5.0, nameservers=[server.address])
+    assert "127.0.0.1" in found.ipv4
+    assert [] == server.questions
+
+
+@pytest.mark.parametrize("host", ["one.test.", "one."])
+async def test_an_absolute_name_is_asked_as_it_is(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Names of one label too: this host's search domains are not tried."""
+    monkeypatch.setenv("LOCALDOMAIN", "search.test")
+    name = host.removesuffix(".")
+    async with serve_names({name: ("192.0.2.1",)}) as server:
+        found = await resolve(host, timeout_seconds=5.0, nameservers=[server.address])
+        assert Addresses(ipv4=("192.0.2.1",)) == found
+        with pytest.raises(ResolveError, match=r"looking up other\.:.*NXDOMAIN"):
+            await resolve("other.", timeout_seconds=5.0, nameservers=[server.address])
+    assert {name, "other"} == {asked for asked, _ in server.questions}
+
+
+@pytest.mark.parametrize("host", ["two..dots.test", "two.dots..", "x" * 64 + ".test"])
 async def test_an_impossible_name_is_a_resolve_error(host: str) -> None:
     """A name that DNS cannot carry is refused without a question."""
     async with serve_names({}) as server:

@@ -455,10 +455,16 @@ async def test_nobody_to_ask() -> None:
     assert OneSocketAnswers(replies=(), sent=0, can_send=False) == await survey()
 
 
-async def test_a_server_of_the_other_family_is_a_mistake() -> None:
-    """One socket has one family."""
-    with pytest.raises(ValueError, match=r"127\.0\.0\.1:9 is not ipv6"):
-        await survey(("::1", 9), ("127.0.0.1", 9))
+async def test_a_server_of_the_other_family_is_not_asked() -> None:
+    """One socket has one family; what a map says of the others does not disturb it."""
+    async with serve_udp(answer) as server:
+        got = await survey(server.pair, ("::1", server.port))
+    assert (["127.0.0.1"], 1) == ([reply.server_address for reply in got.replies], got.sent)
+
+
+async def test_a_mapped_address_is_no_ipv6_server() -> None:
+    """Where only such are asked for IPv6, nothing is sent, and nothing is waited for."""
+    assert OneSocketAnswers(replies=(), sent=0, can_send=False) == await survey(("::ffff:127.0.0.1", 9))
 
 
 @pytest.mark.parametrize(
@@ -655,6 +661,27 @@ async def test_a_size_that_no_request_has_is_a_mistake(size_bytes: int) -> None:
     async with serve_udp(answer) as server:
         with pytest.raises(ValueError, match="a multiple of 4 bytes"):
             await size_up(*server.pair, (576, size_bytes))
+
+
+async def test_the_path_to_a_mapped_address_is_that_of_ipv4() -> None:
+    """IPv4 headers have 20 bytes, however the address is written."""
+    async with serve_udp(answer) as server:
+        assert await size_up("::ffff:127.0.0.1", server.port, (576,)) is not None
+        assert [576 - 28] == [len(request) for request in server.requests]
+
+
+async def test_a_sandbox_without_socket_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is asked without them; of the path nothing is known, since large packets might be cut."""
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    async with serve_udp(answer) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "setsockopt", refuse)
+            assert "127.0.0.1" == (await ask_at(*server.pair)).mapped_address
+            assert await size_up(*server.pair, (576,)) is None
+        assert 1 == len(server.requests)
 
 
 async def test_only_linux_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from exporter.wire.derp_frames import (
     FROM_CLIENT,
     FROM_SERVER,
     MAX_FRAME_BYTES,
+    FloodError,
     FrameLengthError,
     FrameLimits,
     FrameReader,
@@ -223,6 +224,30 @@ def test_unknown_frames_are_skipped() -> None:
     stream = unknown + ping + unknown + ping
     assert [(FrameType.PING, bytes(8))] * 2 == read_after_greeting(stream)
     assert [(FrameType.PING, bytes(8))] * 2 == read_after_greeting(*one_by_one(stream))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        derp_frames.encode_keep_alive(),
+        derp_frames.encode_frame(0x63),
+        derp_frames.encode_frame(FrameType.RECV_PACKET, bytes(31)),
+    ],
+)
+def test_frames_without_a_packet_are_counted_where_a_limit_is_set(frame: bytes) -> None:
+    """Known, unknown and cut ones use up what is spare, packets do not; setting it anew goes on."""
+    packet = derp_frames.encode_recv_packet(A, b"")
+    reader = FrameReader()
+    list(reader.read(SERVER_KEY))
+    reader.spare_frames = 3
+    list(reader.read(frame + packet * 10 + frame + frame))
+    assert 0 == reader.spare_frames
+    reader.spare_frames = 1
+    assert FrameType.RECV_PACKET == list(reader.read(frame + packet))[-1][0]
+    with pytest.raises(FloodError, match="no packet"):
+        list(reader.read(frame))
+    with pytest.raises(FloodError):
+        list(reader.read(packet))
 
 
 def test_frames_before_an_offence_are_given_and_it_stays_one() -> None:
