@@ -176,8 +176,8 @@ class Connection(asyncio.Protocol):
                 await self._ready
         except BaseException:
             self.abort()
-            if self._ready is not None and self._ready.done() and not self._ready.cancelled():
-                self._ready.exception()  # it failed while something else ended this: asyncio would log it
+            if self._ready is not None and not self._ready.cancel() and not self._ready.cancelled():
+                self._ready.exception()  # nobody waits for it any more: asyncio would log what it failed of
             raise
 
     def begin(self, phase: Phase) -> None:
