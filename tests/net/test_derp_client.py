@@ -308,8 +308,8 @@ async def test_the_upgrade_is_compared_in_any_case() -> None:
         await admit(reader, writer, head=b"HTTP/1.1 101 X\r\nUPGRADE: derp\r\nConnection: upgrade\r\n\r\n")
         await hang()(reader, writer)
 
-    async with serve(script) as server:
-        await (await log_in(server.port)).close()
+    async with serve(script) as server, await log_in(server.port) as relay:
+        assert relay.exchange.status == 101
 
 
 def deny(**more: Any) -> Script:

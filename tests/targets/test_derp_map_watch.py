@@ -836,7 +836,7 @@ async def test_cancelling_amid_the_handshake_closes_the_connection() -> None:
         async with serving(watch):
             await server.wait_until_asked(DERP_MAP_PATH)
         async with asyncio.timeout(10):
-            await left.wait()
+            assert await left.wait()
 
 
 async def test_what_clients_shall_do_is_asked_each_interval() -> None:
