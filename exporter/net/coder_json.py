@@ -14,6 +14,7 @@ from exporter.errors import WireError
 from exporter.health.access_url import Identity
 from exporter.health.provisioner_daemons import ServerVersion
 from exporter.health.workspace_proxy import ListedProxy
+from exporter.secret import mask
 from exporter.wire.url import parse_origin
 
 # Lower-case names of Coder's own headers.
@@ -235,9 +236,11 @@ def parse_provisioner_daemons(body: bytes) -> tuple[ListedDaemon, ...]:
     would have it.
 
     Raises:
-        WireError: Not a list of objects with id and name, or a time that is none.
+        WireError: Not a list of objects with id and name, or a time that is none. Null is no list: Coder
+            writes an empty one where there are no daemons, and that is an outage.
     """
-    return tuple(_listed_daemon(entry) for entry in _entries(body, "provisioner daemons"))
+    daemons = _entries(body, "provisioner daemons", null_is_empty=False)
+    return tuple(_listed_daemon(entry) for entry in daemons)
 
 
 def read_tags(value: object) -> Mapping[str, str]:
@@ -269,7 +272,7 @@ def parse_proxy_report(body: bytes) -> ProxyReport:
 def excerpt(body: bytes, length: int = 80) -> str:
     """Return the beginning of a body, fit for a message: one line, no control characters."""
     text = body[: length * 4].decode("utf-8", "replace")
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    text = mask(" ".join("".join(char if char.isprintable() else " " for char in text).split()))
     if not text:
         return "nothing" if not body else "no readable text"
     return repr(text if len(text) <= length else text[:length] + "...")
@@ -294,9 +297,9 @@ def _listed_proxy(entry: object) -> ListedProxy | None:
     )
 
 
-def _entries(body: bytes, what: str) -> list[dict[str, Any]]:
+def _entries(body: bytes, what: str, *, null_is_empty: bool = True) -> list[dict[str, Any]]:
     value = decode(body)
-    if value is None:
+    if value is None and null_is_empty:
         return []
     if not isinstance(value, list):
         raise WireError(f"the body is JSON, but {_kind(value)} instead of a list of {what}")
@@ -352,6 +355,7 @@ def _text(value: object) -> str:
 
 
 def _cut(text: str) -> str:
+    text = mask(text)  # before it is cut, since half a secret is no longer known as one
     return text if len(text) <= _MAX_TEXT_LENGTH else text[:_MAX_TEXT_LENGTH] + "..."
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import derp_cost, derp_load, load, memory, probe_cost, programs, report, scrape
+from tests.bench import derp_cost, derp_load, load, memory, probe_cost, programs, report, report_hold, scrape
 from tests.bench.programs import BenchError
 from tests.support.certificates import Authority
 
-PARTS = ("probes", "load", "scrape", "stalls", "memory", "derp")
+PARTS = ("probes", "load", "scrape", "stalls", "memory", "derp", "report")
 _WITH_NGINX = {"probes", "memory"}
 REPORT = Path(__file__).with_name("REPORT.md")
 
@@ -125,6 +125,9 @@ def _measure(settings: Settings, directory: Path) -> report.Measured:
             measured.stalls.append(_load(settings, directory, settings.stall_targets, beat=True))
     if "derp" in settings.parts:
         _measure_derp(settings, directory, authority, measured)
+    if "report" in settings.parts:
+        _say("a large health report")
+        measured.report_holds = report_hold.measure(repetitions=7 * settings.repetitions)
     return measured
 
 

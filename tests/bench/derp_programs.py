@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.programs import BenchError, Program, fetch, free_port, is_listening, started
+from tests.bench.programs import BenchError, Program, fetch, is_listening, started
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 
 VERSION = "v1.102.5"
 HOST = "localhost"

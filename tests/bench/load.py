@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import programs
-from tests.bench.programs import BenchError, exporter, fetch, free_port, started, write_config
+from tests.bench.programs import BenchError, exporter, fetch, started, write_config
 from tests.bench.scraping import count_series
 from tests.bench.watched import BEAT_VARIABLE, OUTPUT_VARIABLE
+from tests.support.ports import free_port
 
 SERVER_SECONDS = 0.005
 SCRAPE_SECONDS = 10.0

@@ -28,7 +28,7 @@ from exporter.health.model import Section
 from exporter.metrics.board import Board
 from exporter.metrics.negotiation import Format
 from exporter.web.pages import Landing
-from exporter.web.server import create_app, serve
+from exporter.web.server import Health, create_app, serve
 from tests.bench.programs import BenchError
 from tests.bench.scraping import count_series
 from tests.support.exposition import START, World, access_url, attempt, dates
@@ -149,6 +149,7 @@ def _serving(board: Board) -> Iterator[int]:
         ready=lambda: None,
         config_text=lambda: "",
         landing=lambda: Landing(version="0", now_timestamp_seconds=START, deployments=()),
+        health=lambda deployment: Health(version="0", now_timestamp_seconds=START, deployments=()),
     )
     ports: list[int] = []
     ready = threading.Event()

@@ -68,6 +68,7 @@ async def test_command_measures_every_part_and_writes_a_report(tmp_path: Path, n
         "## Memory",
         "## One DERP check",
         "## DERP relays in the exporter",
+        "## A large health report",
     ] == read_headings(path)
     assert str(tmp_path) not in path.read_text()
 
@@ -101,6 +102,16 @@ async def test_missing_relay_leaves_a_reason_and_no_number(tmp_path: Path) -> No
     assert ["## One DERP check", "## DERP relays in the exporter"] == read_headings(path)
     reason = "Not measured: derper is not on PATH (go install tailscale.com/cmd/derper@v1.102.5).\n"
     assert 2 == path.read_text().count(reason)
+
+
+@pytest.mark.timeout(120)
+async def test_large_report_is_read_in_every_way(tmp_path: Path) -> None:
+    """The part report has a row for each way of reading on both event loops, and an aim."""
+    path = tmp_path / "report.md"
+    await run_benchmark(path, "--only", "report")
+    lines = path.read_text().splitlines()
+    assert ["## Aims", "## A large health report"] == read_headings(path)
+    assert (7, 7) == tuple(sum(line.startswith(f"| {loop} | ") for line in lines) for loop in ("uvloop", "asyncio"))
 
 
 def test_sections_and_aims_of_a_fresh_report_replace_those_that_stand() -> None:

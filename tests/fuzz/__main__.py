@@ -21,8 +21,8 @@ import atheris
 
 with atheris.instrument_imports(include=["exporter"]):
     from exporter.errors import WireError
-    from exporter.net import coder_json
-    from exporter.wire import derp_frames, derp_handshake, derp_map, stun, url
+    from exporter.net import coder_account, coder_json, coder_report
+    from exporter.wire import derp_frames, derp_handshake, derp_map, json_slices, stun, url
 
 _HEX = re.compile(r"(?:[0-9a-f]{2}){20,}")
 _DATA = Path(__file__).parents[1] / "data"
@@ -85,6 +85,29 @@ def url_text(data: bytes) -> None:
     url.parse_origin(data.decode("utf-8", "replace"))
 
 
+def health_report(data: bytes) -> None:
+    for _ in coder_report.read_report(data):
+        pass
+
+
+def short_slices(data: bytes) -> None:
+    """The first byte says how short the slices are, so that a short text is walked, not decoded whole."""
+    size = 8 + (data[0] if data else 0)
+    for _ in json_slices.read_slices(data[1:], leave_out=frozenset({"client_logs"}), slice_bytes=size):
+        pass
+
+
+def account(data: bytes) -> None:
+    for parse in (
+        coder_account.parse_dismissed,
+        coder_account.parse_settings,
+        coder_account.parse_api_key,
+        coder_account.parse_replicas,
+    ):
+        with contextlib.suppress(WireError):
+            parse(data)
+
+
 HARNESSES: dict[str, Callable[[bytes], object]] = {
     "stun-response": stun.parse_binding_response,
     "stun-request": stun.parse_binding_request,
@@ -98,7 +121,24 @@ HARNESSES: dict[str, Callable[[bytes], object]] = {
     "workspace-proxies": coder_json.parse_workspace_proxies,
     "proxy-report": coder_json.parse_proxy_report,
     "error-body": coder_json.parse_error,
+    "health-report": health_report,
+    "json-slices": short_slices,
+    "account": account,
 }
+
+
+_JSON_HARNESSES = frozenset(
+    {
+        "account",
+        "connection-info",
+        "derp-map",
+        "error-body",
+        "health-report",
+        "json-slices",
+        "proxy-report",
+        "workspace-proxies",
+    }
+)
 
 
 def _seeds(name: str) -> Iterator[bytes]:
@@ -117,7 +157,7 @@ def _seeds(name: str) -> Iterator[bytes]:
                 if len(piece) == 3 and piece[1] == wanted:
                     flows[piece[0]] = flows.get(piece[0], b"") + bytes.fromhex(piece[2])
             yield from (b"\xff" + flow for flow in flows.values() if len(flow) < 8192)
-    elif name in {"derp-map", "connection-info", "workspace-proxies", "proxy-report", "error-body"}:
+    elif name in _JSON_HARNESSES:
         for path in sorted((_DATA / "coder").glob("*.json")):
             if path.stat().st_size < 65536:
                 yield path.read_bytes()

@@ -25,6 +25,9 @@ HARNESSES = (
     "workspace-proxies",
     "proxy-report",
     "error-body",
+    "health-report",
+    "json-slices",
+    "account",
 )
 _ROOT = Path(__file__).parents[2]
 
