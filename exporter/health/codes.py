@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exporter.health.model import Section, Severity
+from exporter.health.model import Section, Severity, Witness, find_section
 
 DOCS_URL = "https://coder.com/docs/admin/monitoring/health-check"
 UNKNOWN = "EUNKNOWN"
@@ -65,6 +65,9 @@ _WITHOUT_ANCHOR = frozenset({"EIF01", "EWS03"})
 # Codes that begin so are about the network of the exporter's host.
 _OWN_NETWORK = ("EIF", "ESTUN", "XNET")
 
+# Codes of ours that our judgement of the DERP nodes in Coder's report may raise.
+_REPORTED = frozenset({"XDERP01", "XDERP02", "XSTUN01"})
+
 _OK, _WARNING, _ERROR = (Severity.OK,), (Severity.WARNING,), (Severity.ERROR,)
 _BOTH = (Severity.WARNING, Severity.ERROR)
 
@@ -100,6 +103,7 @@ CODES: dict[Section, tuple[Code, ...]] = {
         ("XACS05", _WARNING, "OtherDeployment", "Another deployment answers, or its access URL is another host."),
         ("XACS06", _ERROR, "AccessURLFails", "The access URL answers with a server or client error."),
         ("XACS07", _WARNING, "AddressFamilyDown", "One of the two address families of the access URL fails."),
+        ("XACS08", _WARNING, "ReplicaDown", "A replica of coderd fails while others answer."),
     ),
     Section.WEBSOCKET: _section(
         Section.WEBSOCKET,
@@ -155,12 +159,31 @@ CODES: dict[Section, tuple[Code, ...]] = {
         ("XNET04", _WARNING, "HardNATFromHere", "This host is behind a hard NAT."),
         ("XNET05", _WARNING, "TunnelOnTheWay", "A VPN or tunnel interface is on the way."),
     ),
+    Section.REPORT: _section(
+        Section.REPORT,
+        ("XRPT01", _WARNING, "ReportRefused", "Coder refuses its health report to our token."),
+        ("XRPT02", _WARNING, "ReportStale", "Coder's health report is older than it may be."),
+        ("XRPT03", _ERROR, "ReportSectionCrashed", "A section of Coder's health report crashed or has no severity."),
+        ("XRPT04", _WARNING, "ReportFails", "Coder's health report is not to be had."),
+        ("XRPT05", _WARNING, "ReplicasDisagree", "Replicas of coderd disagree about a section, one sees an error."),
+        ("XRPT06", _WARNING, "RolloutStuck", "A roll-out is stuck, versions differ for longer than the grace."),
+        ("XRPT07", _ERROR, "ReportErrorUncoded", "Coder's health report has an error that no code names."),
+    ),
+    Section.EXPORTER: _section(
+        Section.EXPORTER,
+        ("XEXP01", _ERROR, "ExporterCutOff", "The exporter's host is cut off, everything fails at once."),
+        ("XEXP02", _WARNING, "ProbingFallsBehind", "The exporter does not keep up with its schedule."),
+        ("XEXP03", _WARNING, "TokenExpires", "The session token of the exporter expires soon."),
+    ),
 }  # fmt: skip
 
 
-def section_codes(section: Section) -> tuple[str, ...]:
-    """Return the values of all codes of a section, EUNKNOWN last."""
-    return tuple(code.value for code in CODES[section])
+def section_codes(section: Section | str, witness: Witness = Witness.PROBE) -> tuple[str, ...]:
+    """Return the values of all codes that a witness may raise in a section, EUNKNOWN last; none for a
+    section that we do not know."""
+    section = find_section(section)
+    known = CODES[section] if isinstance(section, Section) else ()
+    return tuple(code.value for code in known if witness is Witness.PROBE or code.value in _REPORTED or code.coder)
 
 
 def find(value: str) -> Code | None:

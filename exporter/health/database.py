@@ -10,6 +10,7 @@ from exporter.health.model import Failure, Finding, Report, Section, Severity
 
 # Source: --health-check-threshold-database, coder-interfaces, section 1
 DEFAULT_THRESHOLD_MILLISECONDS = 15
+DEFAULT_LATENCY_THRESHOLD_SECONDS = DEFAULT_THRESHOLD_MILLISECONDS / 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +41,18 @@ class DatabaseResult:
         return sorted(self.ping_seconds)[2]
 
 
+def find_threshold(seconds: float) -> float:
+    """Return the threshold that the verdict goes by: whole milliseconds, and Coder's default of 15 ms
+    where that is less than one."""
+    return _find_threshold_milliseconds(seconds) / 1000
+
+
 def assess(result: DatabaseResult, *, threshold_seconds: float) -> Report:
     """Judge one run by Coder's rules (EDB01, EDB02), and say what those do not tell: that only our
     own role is turned away (XDB01), or that a standby answers (XDB02).
 
     Args:
-        threshold_seconds: Below one millisecond it means Coder's default of 15 ms.
+        threshold_seconds: As it was written; see `find_threshold`.
 
     Source: coder-interfaces, sections 1 and 2.3; contract, section 6.
     """
@@ -59,7 +66,7 @@ def assess(result: DatabaseResult, *, threshold_seconds: float) -> Report:
             )
     median_seconds = result.median_ping_seconds
     if median_seconds is not None:
-        threshold = _whole_milliseconds(threshold_seconds) or DEFAULT_THRESHOLD_MILLISECONDS
+        threshold = _find_threshold_milliseconds(threshold_seconds)
         if _whole_milliseconds(median_seconds) >= threshold:
             sentence = f"median of five pings {median_seconds * 1000:.1f} ms, threshold {threshold} ms"
             findings.append(_warning("EDB02", sentence))
@@ -78,6 +85,11 @@ def assess(result: DatabaseResult, *, threshold_seconds: float) -> Report:
 
 def _warning(code: str, message: str) -> Finding:
     return Finding(code=code, severity=Severity.WARNING, message=message)
+
+
+def _find_threshold_milliseconds(seconds: float) -> int:
+    milliseconds = _whole_milliseconds(seconds)
+    return milliseconds if milliseconds >= 1 else DEFAULT_THRESHOLD_MILLISECONDS
 
 
 def _whole_milliseconds(seconds: float) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from exporter.errors import Phase, ProbeError, Reason
@@ -26,8 +27,12 @@ class Severity(IntEnum):
 
 
 class Section(StrEnum):
-    """Parts of a deployment's health; values are the keys of Coder's report. `direct_connections` is
-    ours: what the network of this host lets through."""
+    """Parts of a deployment's health; values are the keys of Coder's report. Ours are
+    `direct_connections`, what the network of this host lets through; `report`, how Coder's own report
+    is to be had; and `exporter`, which tells of this exporter itself.
+
+    A newer Coder may report more sections: a section may be any other text, too.
+    """
 
     ACCESS_URL = "access_url"
     WEBSOCKET = "websocket"
@@ -36,6 +41,24 @@ class Section(StrEnum):
     WORKSPACE_PROXY = "workspace_proxy"
     PROVISIONER_DAEMONS = "provisioner_daemons"
     DIRECT_CONNECTIONS = "direct_connections"
+    REPORT = "report"
+    EXPORTER = "exporter"
+
+
+# Those of Coder's report, in its order of importance; what comes first breaks the rest.
+REPORT_SECTIONS = (
+    Section.ACCESS_URL,
+    Section.WEBSOCKET,
+    Section.DATABASE,
+    Section.DERP,
+    Section.WORKSPACE_PROXY,
+    Section.PROVISIONER_DAEMONS,
+)
+
+
+def find_section(name: str) -> Section | str:
+    """Return the section of that name; the name itself for one that we do not know."""
+    return Section(name) if name in tuple(Section) else name
 
 
 class Witness(StrEnum):
@@ -62,22 +85,29 @@ class Failure:
     """Trouble that a probe met, as data.
 
     `message` says what was being done, to whom, and what came; it never holds a secret.
-    `phase` is None when the trouble belongs to no phase.
+    `phase` is None when the trouble belongs to no phase. `answered`: a name server said in good order
+    that there is nothing by that name, so the network works.
     """
 
     reason: Reason
     phase: Phase | None = None
     message: str
+    answered: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, error: ProbeError) -> Failure:
-        return cls(reason=error.reason, phase=error.phase, message=error.message)
+        return cls(reason=error.reason, phase=error.phase, message=error.message, answered=error.answered)
+
+
+UNCODED = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One code that is observed now, with the sentence that says what was seen.
 
+    `code` is UNCODED for trouble that Coder's report tells without any: it counts for the severity
+    of the section and settles as a code does, but no series of codes shows it.
     `skew`: the code stands only for versions that differ, so it waits for the version grace.
     """
 
@@ -101,13 +131,21 @@ class Report:
             leaves them as they are.
         off: The run learned that it has nothing to do here, and why: the section is shown as off
             until a later run learns otherwise.
+        observation: What tells this observation from others: the time of a report of Coder's, or a digest
+            of one that tells none. The same one may come again and again, out of Coder's cache, and
+            counts once: streaks stay, and only a grace that has ended may change a state. None: each
+            run is one of its own.
+        counts: False when a later observation was seen before this one: it is no news, unless nothing
+            has settled yet.
     """
 
-    section: Section
+    section: Section | str
     findings: tuple[Finding, ...] = ()
     failure: Failure | None = None
     not_judged: frozenset[str] = frozenset()
     off: OffReason | None = None
+    observation: Hashable | None = None
+    counts: bool = True
 
     @property
     def severity(self) -> Severity:

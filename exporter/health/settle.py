@@ -21,6 +21,11 @@ class Policy:
     version_grace_seconds: float = 300.0
 
 
+# That this host is cut off shows at once and is over at once: until then nothing else settles.
+AT_ONCE_CODES = frozenset({"XEXP01"})
+AT_ONCE = Policy(raise_after=1, clear_after=1, startup_grace_seconds=0.0, version_grace_seconds=0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
     """State of one code of one target.
@@ -39,7 +44,9 @@ class Settled:
 INITIAL = Settled()
 
 
-def advance(state: Settled, finding: Finding | None, *, policy: Policy, now: float, held: bool) -> Settled:
+def advance(
+    state: Settled, finding: Finding | None, *, policy: Policy, now: float, held: bool, counts: bool = True
+) -> Settled:
     """Return the state after one more run.
 
     Args:
@@ -47,11 +54,13 @@ def advance(state: Settled, finding: Finding | None, *, policy: Policy, now: flo
         now: When the run was, in seconds since 1970.
         held: A grace is open: nothing may become active. The observations still count, so a code
             that outlives the grace becomes active with the first run after it.
+        counts: False: the same observation as in the run before, which adds nothing to a streak.
     """
+    step = 1 if counts else 0
     if finding is None:
         if not state.active:
-            return INITIAL
-        streak = state.streak + 1
+            return INITIAL if counts else state
+        streak = state.streak + step
         if streak >= policy.clear_after:
             return INITIAL
         return Settled(
@@ -64,11 +73,12 @@ def advance(state: Settled, finding: Finding | None, *, policy: Policy, now: flo
     if state.active:
         return Settled(
             active=True,
+            streak=0 if counts else state.streak,
             since_timestamp_seconds=state.since_timestamp_seconds,
             severity=finding.severity,
             message=finding.message,
         )
-    streak = state.streak + 1
+    streak = state.streak + step
     active = streak >= policy.raise_after and not held
     return Settled(
         active=active,

@@ -8,7 +8,7 @@ import pytest
 
 from exporter.errors import Phase, Reason
 from exporter.health.codes import CODES
-from exporter.health.database import DatabaseResult, assess
+from exporter.health.database import DatabaseResult, assess, find_threshold
 from exporter.health.model import Failure, Section, Severity
 
 _REFUSED = Failure(reason=Reason.REFUSED, phase=Phase.CONNECT, message="connecting to it: connection refused")
@@ -41,6 +41,7 @@ def _codes(result: DatabaseResult, *, threshold_seconds: float = 0.015) -> dict[
         (0.014, 0.0009, False),  # below one millisecond the threshold means 15
         (0.015, 0.0009, True),
         (0.015, 0.0, True),
+        (0.014, -1.0, False),
         (0.0, 0.001, False),
     ],
 )
@@ -51,6 +52,17 @@ def test_a_median_at_the_threshold_warns_with_edb02(
     result = _result(pings=(9.0, 0.0, median_seconds, 9.0, 0.0))
     expected = {"EDB02": Severity.WARNING} if warns else {}
     assert expected == _codes(result, threshold_seconds=threshold_seconds)
+
+
+@pytest.mark.parametrize(
+    ("in_force_seconds", "written_seconds"),
+    [(0.015, 0.015), (0.015, 0.0159), (0.029, 0.029), (0.001, 0.001), (0.015, 0.0009), (0.015, 0.0), (0.015, -1.0)],
+)
+def test_the_threshold_in_force(in_force_seconds: float, written_seconds: float) -> None:
+    """What the verdict goes by: whole milliseconds, and Coder's default for less than one."""
+    assert in_force_seconds == find_threshold(written_seconds) == find_threshold(find_threshold(written_seconds))
+    at_it = _result(pings=(in_force_seconds,) * 5)
+    assert {"EDB02"} == _codes(at_it, threshold_seconds=written_seconds).keys()
 
 
 def test_the_median_is_told_with_its_threshold() -> None:
