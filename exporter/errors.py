@@ -76,6 +76,8 @@ class ProbeError(ExporterError):
     """
 
     reason: Reason = Reason.INTERNAL
+    # Somebody was asked and said no in good order, so the network between works.
+    answered: bool = False
 
     def __init__(self, message: str, *, phase: Phase | None = None, reason: Reason | None = None) -> None:
         super().__init__(message)

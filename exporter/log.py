@@ -21,35 +21,20 @@ import structlog
 from structlog import get_logger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-__all__ = ["FORMATS", "LEVELS", "configure", "get_logger", "mask"]
+from exporter.secret import mask
+
+__all__ = ["FORMATS", "LEVELS", "configure", "get_logger"]
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("logfmt", "json", "console")
 
 _LEVEL_NAMES = {"warning": "warn", "critical": "error", "notset": "debug"}
-_MASKED = "<secret>"
-# A Coder session token: ten characters, a hyphen, 22 characters. Source: coder-interfaces, section 2.8.
-_TOKEN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{10}-[A-Za-z0-9]{22}(?![A-Za-z0-9])")
-# Greedy up to the last @: a password that was not percent-encoded may hold : / and @ itself.
-# Bounded, since what others send may be made to cost quadratic time.
-_URL_PASSWORD = re.compile(r"(://[^\s:/?#@]{0,256}:)[^\s\"]{0,512}@")
-_KEYWORD_PASSWORD = re.compile(
-    r"(?i)((?:password|passwd|session_token)\s*=\s*)('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&,;'\"]+)"
-)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROL_SAVE_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _KEY_LETTERS = re.compile('[^!-~]|[="]')
 _ESCAPED = {"logfmt": _CONTROL_SAVE_NEWLINE, "json": None, "console": _CONTROL}
 _MAX_NESTING = 4
 _MAX_VALUE_CHARS = 16_384
-
-
-def mask(text: str) -> str:
-    """Replace what looks like a session token, or a password in a connection string, by `<secret>`."""
-    text = _TOKEN.sub(_MASKED, text)
-    if "://" in text:
-        text = _URL_PASSWORD.sub(rf"\g<1>{_MASKED}@", text)
-    return _KEYWORD_PASSWORD.sub(rf"\g<1>{_MASKED}", text)
 
 
 def configure(level: str = "info", format: str | None = None, stream: TextIO | None = None) -> None:

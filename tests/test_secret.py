@@ -9,7 +9,9 @@ import traceback
 
 import pytest
 
-from exporter.secret import Secret
+from exporter.secret import Secret, mask, mask_within
+
+TOKEN = "AbCdEfGhIj-0123456789abcdefghijkl"
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,39 @@ def test_a_traceback_with_local_variables_does_not_show_it() -> None:
     text = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert "secret = <secret>" in text
     assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    ("masked", "text"),
+    [
+        ("a <secret> b", f"a {TOKEN} b"),
+        ("?token=<secret>&x", f"?token={TOKEN}&x"),
+        ("0123456789-abcdefghijklmnopqrstuvw", "0123456789-abcdefghijklmnopqrstuvw"),
+        ("6f0c1a52-7f4e-4b53-9d0a-0c8de5f5a3b1", "6f0c1a52-7f4e-4b53-9d0a-0c8de5f5a3b1"),
+        # right behind an escape, in a body that was not read as what it is
+        (r'{"x":"a\n<secret>"}', rf'{{"x":"a\n{TOKEN}"}}'),
+        (r'{"x":"\u003d<secret>"}', rf'{{"x":"\u003d{TOKEN}"}}'),
+        ("/login?redirect=%2Fx%3D<secret>", f"/login?redirect=%2Fx%3D{TOKEN}"),
+        ("postgres://u:<secret>@h/d", "postgres://u:p@h/d"),
+        ("postgres://u:<secret>@h/d", "postgres://u:p@s:s/w@h/d"),
+        ("postgres://:<secret>@h", "postgres://:p@h"),
+        ("https://h:8443/x and a@b", "https://h:8443/x and a@b"),
+        ("https://u@h/x", "https://u@h/x"),
+        ("host=h password=<secret> user=u", "host=h password=p user=u"),
+        ("PASSWORD = <secret>", r"PASSWORD = 'a \' b'"),
+        ("sslpassword=<secret>", "sslpassword=x"),
+        ("password authentication failed for user u", "password authentication failed for user u"),
+        ("session_token: is missing", "session_token: is missing"),
+        ("", ""),
+    ],
+)
+def test_mask(masked: str, text: str) -> None:
+    """Tokens and passwords in connection strings are masked, and nothing else."""
+    assert masked == mask(text)
+
+
+def test_mask_within_values_of_json() -> None:
+    """Texts at any depth, and names of members; what is no text stays as it is."""
+    assert {"<secret>": [1, None, True, {"a": ["x <secret>", 2.5]}]} == mask_within(
+        {TOKEN: (1, None, True, {"a": [f"x {TOKEN}", 2.5]})}
+    )

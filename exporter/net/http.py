@@ -110,6 +110,7 @@ async def get(
     clock: Clock,
     ssl_context: ssl.SSLContext | None,
     certificate_name: str | None = None,
+    host_header: str | None = None,
     headers: Mapping[str, str] | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> Exchange:
@@ -124,6 +125,7 @@ async def get(
             address leaves time for the next one.
         ssl_context: From `tls.load_ssl_context`; needed for https only.
         certificate_name: What the certificate must name instead of the origin's host, or a pin of it.
+        host_header: What the Host header says instead of the origin's own host and port.
         max_body_bytes: What of the body is read and kept.
     """
     reception = _Reception(max_body_bytes=max_body_bytes)
@@ -136,7 +138,15 @@ async def get(
         certificate_name=certificate_name,
     )
     error = await _run(
-        reception, connection, path, headers or {}, "close", deadline_seconds, connect_deadline_seconds, clock
+        reception,
+        connection,
+        path,
+        headers or {},
+        "close",
+        deadline_seconds,
+        connect_deadline_seconds,
+        clock,
+        host_header=host_header,
     )
     if error is None:
         connection.close()
@@ -216,10 +226,13 @@ async def _run(
     deadline_seconds: float,
     connect_deadline_seconds: float | None,
     clock: Clock,
+    *,
+    host_header: str | None = None,
 ) -> ProbeError | None:
     """Open, ask, hear the answer; return the trouble. Any other exception closes the socket."""
     try:
-        reception.request = _build_request(connection.origin, path, headers, connection_header)
+        host = connection.origin.host_header if host_header is None else host_header
+        reception.request = _build_request(host, path, headers, connection_header)
         reception.done = get_running_loop().create_future()
         async with until(deadline_seconds, clock):
             await connection.open(connect_deadline_seconds=connect_deadline_seconds)
@@ -250,8 +263,8 @@ def _build_exchange(reception: _Reception, connection: Connection, error: ProbeE
     )
 
 
-def _build_request(origin: Origin, path: str, headers: Mapping[str, str], connection_header: str) -> bytes:
-    request = _build_request_head(origin, path, connection_header)
+def _build_request(host: str, path: str, headers: Mapping[str, str], connection_header: str) -> bytes:
+    request = _build_request_head(host, path, connection_header)
     if not headers:
         return request + b"\r\n"
     lines = [f"{name}: {value}" for name, value in headers.items()]
@@ -265,11 +278,11 @@ def _build_request(origin: Origin, path: str, headers: Mapping[str, str], connec
 
 
 @functools.lru_cache(maxsize=4096)
-def _build_request_head(origin: Origin, path: str, connection_header: str) -> bytes:
+def _build_request_head(host: str, path: str, connection_header: str) -> bytes:
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise ProbeError(f"{path!r} is not a path of a request")
     return (
-        f"GET {path} HTTP/1.1\r\nHost: {origin.host_header}\r\nUser-Agent: {USER_AGENT}\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n"
         f"Accept: */*\r\nConnection: {connection_header}\r\n"
     ).encode("ascii")
 

@@ -67,10 +67,20 @@ async def get(
     ca_file: Path | None,
     headers: Mapping[str, str] | None = None,
     max_body_bytes: int = http.MAX_BODY_BYTES,
+    via: Origin | None = None,
+    connect_deadline_seconds: float | None = None,
 ) -> http.Exchange:
-    """GET from the first address that takes a connection. Trouble is in the exchange's `error`."""
+    """GET from the first address that takes a connection. Trouble is in the exchange's `error`.
+
+    Args:
+        connect_deadline_seconds: Until when somebody has to have taken the connection, where an answer
+            may take much longer than that; None for the whole deadline.
+        via: Whom to look up and to connect to instead, one replica of the origin's servers, in its own
+            scheme and on its own port. The Host header and the name in TLS stay those of the origin.
+    """
     try:
-        lookup = await look_up(origin.host, deadline_seconds=deadline_seconds, clock=clock)
+        until = deadline_seconds if connect_deadline_seconds is None else connect_deadline_seconds
+        lookup = await look_up((via or origin).host, deadline_seconds=min(until, deadline_seconds), clock=clock)
     except ProbeError as error:
         return http.Exchange(address="", phase_seconds={}, error=error)
     exchange = await get_from(
@@ -82,6 +92,8 @@ async def get(
         ca_file=ca_file,
         headers=headers,
         max_body_bytes=max_body_bytes,
+        via=via,
+        connect_deadline_seconds=connect_deadline_seconds,
     )
     return replace(exchange, phase_seconds=lookup.phase_seconds | dict(exchange.phase_seconds))
 
@@ -98,31 +110,40 @@ async def get_from(
     max_body_bytes: int = http.MAX_BODY_BYTES,
     verify: bool = True,
     certificate_name: str | None = None,
+    via: Origin | None = None,
+    connect_deadline_seconds: float | None = None,
 ) -> http.Exchange:
     """GET from the first of these addresses that takes a connection; at least one is needed.
 
     Args:
         ca_file: PEM file trusted besides the system's authorities, for https.
         verify, certificate_name: As of `tls.load_ssl_context`.
+        via: As of `get`: whose addresses these are, with its scheme and port.
+        connect_deadline_seconds: As of `get`.
     """
+    until = deadline_seconds if connect_deadline_seconds is None else connect_deadline_seconds
     context = None
+    # the host is what TLS asks for and verifies; where to connect is the address
+    server = origin if via is None else Origin(scheme=via.scheme, host=origin.host, port=via.port)
     try:
-        if origin.tls:
+        if server.tls:
             context = await load_ssl_context(ca_file, verify=verify, certificate_name=certificate_name)
     except TLSError as error:
         return http.Exchange(address=addresses[0], phase_seconds={}, error=error)
     for index, address in enumerate(addresses):
         exchange = await http.get(
-            origin,
+            server,
             path,
             address=address,
             deadline_seconds=deadline_seconds,
-            connect_deadline_seconds=share(len(addresses) - index, deadline_seconds, clock),
+            connect_deadline_seconds=share(len(addresses) - index, min(until, deadline_seconds), clock)
+            or connect_deadline_seconds,
             clock=clock,
             ssl_context=context,
             headers=headers,
             max_body_bytes=max_body_bytes,
             certificate_name=certificate_name,
+            host_header=origin.host_header,
         )
         if not is_unconnected(exchange):
             break

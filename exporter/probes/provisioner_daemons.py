@@ -23,7 +23,9 @@ from exporter.health.provisioner_daemons import (
 from exporter.net import coder_json, http, reach
 from exporter.net.coder_daemons import MAX_RECENT, DaemonTables
 from exporter.net.coder_json import ListedDaemon, Organization
+from exporter.secret import Secret
 from exporter.targets.model import ProvisionerDaemonsTarget
+from exporter.targets.token_source import NoTokenError, read_token
 from exporter.targets.url_source import read_url
 from exporter.wire.url import Origin, parse_origin
 
@@ -146,10 +148,14 @@ async def _read_api(target: ProvisionerDaemonsTarget, clock: Clock) -> Provision
         return None
     try:
         origin = parse_origin(await read_url(target.access_url))
-        reader = _ApiReader(target, origin, clock)
+        token = await read_token(target.session_token)
+        reader = _ApiReader(target, origin, token, clock)
         return await reader.read()
     except WireError as error:
         failure = Failure(reason=Reason.RESOLVE, message=f"there is no access URL to ask: {error}")
+    except NoTokenError:
+        # as good as none: no outage of Coder's
+        return ProvisionerDaemonsResult(source="api", off=OffReason.NO_TOKEN)
     except ProbeError as error:
         failure = Failure.of(error)
     except _Off as answer:
@@ -160,9 +166,10 @@ async def _read_api(target: ProvisionerDaemonsTarget, clock: Clock) -> Provision
 class _ApiReader:
     """One reading through the API."""
 
-    def __init__(self, target: ProvisionerDaemonsTarget, origin: Origin, clock: Clock) -> None:
+    def __init__(self, target: ProvisionerDaemonsTarget, origin: Origin, token: Secret, clock: Clock) -> None:
         self._target = target
         self._origin = origin
+        self._token = token
         self._clock = clock
         self._deadline = clock.monotonic() + target.timeout_seconds
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
@@ -246,14 +253,13 @@ class _ApiReader:
         return _sort_out(daemons, organization, now, self._target.stale_after_seconds)
 
     async def _get(self, path: str) -> http.Exchange:
-        token = self._target.session_token
         exchange = await reach.get(
             self._origin,
             path,
             deadline_seconds=self._deadline,
             clock=self._clock,
             ca_file=self._target.ca_file,
-            headers={} if token is None else {coder_json.TOKEN_HEADER: token.reveal()},
+            headers={coder_json.TOKEN_HEADER: self._token.reveal()},
             max_body_bytes=MAX_BODY_BYTES,
         )
         if exchange.error is not None:

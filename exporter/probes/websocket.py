@@ -15,6 +15,7 @@ from exporter.net import coder_json, reach
 from exporter.net.coder_json import BUILD_VERSION_HEADER, TOKEN_HEADER
 from exporter.net.websocket import WebSocket
 from exporter.targets.model import WebSocketTarget
+from exporter.targets.token_source import NoTokenError, read_token
 from exporter.targets.url_source import read_url
 from exporter.wire.url import Origin, parse_origin, read_location
 
@@ -35,18 +36,23 @@ async def probe(target: WebSocketTarget, *, clock: Clock) -> WebSocketResult:
             reason=Reason.RESOLVE, phase=Phase.RESOLVE, message=f"there is no access URL to connect to: {error}"
         )
         return WebSocketResult(host="", mode=Mode.DERP_MAP, failure=failure, phase_seconds={})
-    fallback = None
+    anonymous, fallback = target.session_token is None, None
     if target.session_token is not None:
-        headers = {TOKEN_HEADER: target.session_token.reveal()}
-        result = await _try(Mode.ECHO, origin, headers, target, clock)
-        fallback = _why_not_echo(result)
-        if fallback is None:
-            return result
+        try:
+            token = await read_token(target.session_token)
+        except NoTokenError as error:
+            # what is left to do is what can be done without a token
+            anonymous, fallback = True, error.message
+        else:
+            result = await _try(Mode.ECHO, origin, {TOKEN_HEADER: token.reveal()}, target, clock)
+            fallback = _why_not_echo(result)
+            if fallback is None:
+                return result
     result = await _try(Mode.DERP_MAP, origin, {}, target, clock)
     return replace(
         result,
         echo_fallback=fallback,
-        forbidden=target.session_token is None and result.status in (401, 403) and not result.internal_error,
+        forbidden=anonymous and result.status in (401, 403) and not result.internal_error,
     )
 
 

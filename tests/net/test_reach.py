@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from exporter.clock import SystemClock
-from exporter.errors import Phase, Reason, ResolveError
+from exporter.errors import CertificateError, Phase, Reason, ResolveError
 from exporter.net import reach
 from exporter.net.http import Exchange
 from exporter.wire.url import Origin
+from tests.support.certificates import Authority
 from tests.support.raw_http import RawServer, response
 
 CLOCK = SystemClock()
@@ -92,3 +93,58 @@ async def test_authorities_that_cannot_be_read_are_data(tmp_path: Path) -> None:
         exchange = await get(origin(9, scheme="https"), "127.0.0.1", ca_file=tmp_path / "gone.pem")
     assert exchange.error is not None
     assert Reason.TLS is exchange.error.reason
+
+
+async def test_a_replica_is_asked_for_the_access_url() -> None:
+    """On its own host and port, with its own scheme; the Host header is that of the access URL."""
+    async with RawServer({"/": response(200)}) as server:
+        for access_url in (origin(443, "coder.invalid", "https"), origin(8443, "coder.invalid")):
+            exchange = await reach.get(
+                access_url,
+                "/",
+                deadline_seconds=CLOCK.monotonic() + 5.0,
+                clock=CLOCK,
+                ca_file=None,
+                via=origin(server.port, "127.0.0.1"),
+            )
+            assert (200, "127.0.0.1") == (exchange.status, exchange.address)
+        assert ["coder.invalid", "coder.invalid:8443"] == [headers["host"] for headers in server.headers]
+
+
+@pytest.mark.parametrize(("named", "good"), [("coder.invalid", True), ("replica.invalid", False)])
+async def test_a_replica_shows_the_certificate_of_the_access_url(tmp_path: Path, named: str, good: bool) -> None:
+    """TLS asks for the access URL's name and verifies it, wherever it connects to; also where that is plain."""
+    authority = Authority(tmp_path)
+    context = authority.serve(named)
+    asked: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    async with RawServer({"/": response(200)}, ssl_context=context) as server:
+        for scheme in ("https", "http"):
+            exchange = await reach.get(
+                origin(80, "coder.invalid", scheme),
+                "/",
+                deadline_seconds=CLOCK.monotonic() + 5.0,
+                clock=CLOCK,
+                ca_file=authority.ca_file,
+                via=origin(server.port, "127.0.0.1", "https"),
+            )
+            assert (200 if good else None) == exchange.status
+            assert good != isinstance(exchange.error, CertificateError)
+    assert ["coder.invalid", "coder.invalid"] == asked
+
+
+async def test_a_replica_by_its_name() -> None:
+    """Its name is looked up, not that of the access URL; what has none is told."""
+    async with RawServer({"/": response(200)}) as server:
+        for host, status in (("localhost", 200), ("replica.invalid", None)):
+            exchange = await reach.get(
+                origin(80, "coder.invalid"),
+                "/",
+                deadline_seconds=CLOCK.monotonic() + 5.0,
+                clock=CLOCK,
+                ca_file=None,
+                via=origin(server.port, host),
+            )
+            assert status == exchange.status
+        assert isinstance(exchange.error, ResolveError)
+        assert "replica.invalid" in exchange.error.message

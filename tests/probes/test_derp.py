@@ -25,6 +25,7 @@ from tests.support.scripted_server import Reader, Script, answer, hang, reset, s
 
 BOTH = ("derp", "websocket")
 SHORT_SECONDS = 0.4  # a timeout that is meant to pass
+PATIENCE_SECONDS = 10.0  # and one that is not
 
 
 async def run(origin: Origin, **more: Any) -> RelayResult:
@@ -38,6 +39,11 @@ async def until_clients(server: RelayServer, count: int) -> None:
             if count == len(server.relay.clients):
                 return
             await asyncio.sleep(0.01)
+
+
+def choose_timeout(reason: Reason) -> float:
+    """Return a short timeout only for what ends by it: a busy machine may need longer to see the rest."""
+    return SHORT_SECONDS if reason is Reason.TIMEOUT else PATIENCE_SECONDS
 
 
 def both(result: RelayResult) -> tuple[TransportResult, TransportResult]:
@@ -306,7 +312,7 @@ def accept_websocket(*frames: bytes) -> Script:
 async def test_an_accepted_websocket_that_leads_nowhere(frames: tuple[bytes, ...], reason: Reason, words: str) -> None:
     """A websocket over which no DERP comes has neither a status nor a login."""
     async with serve(accept_websocket(*frames)) as server:
-        _, seen = both(await run(server.origin(), timeout_seconds=SHORT_SECONDS))
+        _, seen = both(await run(server.origin(), timeout_seconds=choose_timeout(reason)))
     assert seen.failure is not None
     assert (reason, Phase.TRANSFER, None) == (seen.failure.reason, seen.failure.phase, seen.status)
     assert words in seen.failure.message
@@ -335,13 +341,14 @@ async def test_an_accepted_websocket_that_leads_nowhere(frames: tuple[bytes, ...
 async def test_a_relay_with_a_fault(server: RelayServer, faults: dict[str, Any], reason: Reason, words: str) -> None:
     """Each way to fail ends in time with its reason, over both transports, and leaves nothing open."""
     server.relay.faults = RelayFaults(**faults)
-    for seen in both(await run(server.origin, timeout_seconds=SHORT_SECONDS)):
+    seconds = choose_timeout(reason)
+    for seen in both(await run(server.origin, timeout_seconds=seconds)):
         assert seen.failure is not None
         assert reason is seen.failure.reason
         assert words in seen.failure.message
         assert (None, None) == (seen.status, seen.ping_round_trip_seconds)
         assert Phase.TRANSFER not in seen.phase_seconds
-        assert SHORT_SECONDS * 5 > seen.duration_seconds
+        assert seconds * 5 > seen.duration_seconds
 
 
 async def test_a_lost_message_is_sent_again(server: RelayServer) -> None:

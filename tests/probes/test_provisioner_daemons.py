@@ -23,7 +23,7 @@ from exporter.net.coder_json import TOKEN_HEADER
 from exporter.probes import provisioner_daemons
 from exporter.probes.provisioner_daemons import probe
 from exporter.secret import Secret
-from exporter.targets.model import AccessURL, ProvisionerDaemonsTarget
+from exporter.targets.model import AccessURL, ProvisionerDaemonsTarget, SessionToken
 from tests.support.postgres import INSTALLATIONS, make_session, run_server
 from tests.support.raw_http import Answer, RawServer, hang, json_response, response
 
@@ -62,7 +62,11 @@ def answers(**more: Answer) -> dict[str, Answer]:
 
 
 async def run(
-    url: str, *, token: Secret | None = TOKEN, tables: DaemonTables | None = None, timeout_seconds: float = 5.0
+    url: str,
+    *,
+    token: Secret | SessionToken | None = TOKEN,
+    tables: DaemonTables | None = None,
+    timeout_seconds: float = 5.0,
 ) -> ProvisionerDaemonsResult:
     target = ProvisionerDaemonsTarget(
         deployment="prod",
@@ -70,7 +74,7 @@ async def run(
         interval_seconds=30.0,
         timeout_seconds=timeout_seconds,
         access_url=AccessURL(url=url),
-        session_token=token,
+        session_token=SessionToken(token=token) if isinstance(token, Secret) else token,
     )
     return await probe(target, tables=tables, clock=SystemClock())
 
@@ -145,11 +149,19 @@ async def test_what_an_older_server_leaves_out() -> None:
     assert ({}, (), "", "1.0") == (daemon.tags, daemon.provisioners, daemon.version, daemon.api_version)
 
 
-@pytest.mark.parametrize("body", ["[]", "null"])
-async def test_no_daemons(body: str) -> None:
-    """An empty list and null are lists."""
-    found = await ask(LIST=json_response(body, **CODER))
+async def test_no_daemons() -> None:
+    """An empty list is a list."""
+    found = await ask(LIST=json_response("[]", **CODER))
     assert (OrganizationDaemons(organization="coder"),) == found.organizations
+    assert None is found.failure
+
+
+async def test_null_is_no_list_of_daemons() -> None:
+    """Whether there are daemons is not known then: a failure, not an empty deployment."""
+    found = await ask(LIST=json_response("null", **CODER))
+    assert None is found.organizations
+    assert found.failure is not None
+    assert "null instead of a list of provisioner daemons" in found.failure.message
 
 
 async def test_unknown_members_and_long_lists() -> None:
@@ -219,11 +231,12 @@ async def test_no_right_is_no_failure(more: dict[str, Answer], off: OffReason) -
     assert (off, None) == (found.off, found.failure)
 
 
-async def test_the_simulated_server_has_no_daemons_to_list() -> None:
-    """A server that does not know the route turns the section off."""
+async def test_the_simulated_server_has_nobody() -> None:
+    """Its one organization has no daemons until somebody brings them."""
     async with SimulatedCoder(host="127.0.0.1") as coder:
         found = await run(coder.url, token=coder.tokens[Role.OWNER])
-        assert OffReason.NOT_SUPPORTED is found.off
+        assert (None, None, ()) == (found.off, found.failure, found.recent)
+        assert ["coder"] == [one.organization for one in found.organizations or ()]
         assert found.server is not None
         assert coder.version == found.server.version
 
@@ -431,3 +444,25 @@ async def test_a_database_that_is_gone(server: PostgresServer, tables: DaemonTab
 async def test_neither_source() -> None:
     """Nothing was given to read by."""
     assert OffReason.NO_TOKEN is (await run("", token=None)).off
+
+
+async def test_a_token_file_may_change_under_us(tmp_path: Path) -> None:
+    """A rotated token is used at once; one that is no good is as good as none."""
+    path = tmp_path / "token"
+    token = SessionToken(token_file=path)
+    async with RawServer(answers()) as server:
+        for text in (TOKEN.reveal(), TOKEN.reveal()[::-1]):
+            path.write_text(text)
+            assert (await run(server.url, token=token)).organizations
+            sent = {headers.get(TOKEN_HEADER) for headers in server.headers[-3:]}
+            assert {text, None} == sent
+        asked = len(server.headers)
+        for text in ("", "hunter 2"):
+            path.write_text(text)
+            found = await run(server.url, token=token)
+            assert (None, OffReason.NO_TOKEN, None) == (found.organizations, found.off, found.failure)
+        path.unlink()
+        assert OffReason.NO_TOKEN is (await run(server.url, token=token)).off
+        assert [None] * 3 == [headers.get(TOKEN_HEADER) for headers in server.headers[asked:]]
+        path.write_text(TOKEN.reveal())
+        assert (await run(server.url, token=token)).organizations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -16,7 +17,7 @@ from exporter.health.model import Section
 from exporter.health.websocket import Mode, WebSocketResult, assess
 from exporter.probes.websocket import DERP_MAP_PATH, ECHO_PATH, probe
 from exporter.secret import Secret
-from exporter.targets.model import AccessURL, WebSocketTarget
+from exporter.targets.model import AccessURL, SessionToken, WebSocketTarget
 from tests.support.raw_http import RawServer, hang, json_response, response
 
 
@@ -26,14 +27,14 @@ async def coder() -> AsyncIterator[SimulatedCoder]:
         yield server
 
 
-async def run(url: str, token: Secret | None = None, *, timeout_seconds: float = 5.0) -> WebSocketResult:
+async def run(url: str, token: Secret | SessionToken | None = None, *, timeout_seconds: float = 5.0) -> WebSocketResult:
     target = WebSocketTarget(
         deployment="prod",
         section=Section.WEBSOCKET,
         interval_seconds=30.0,
         timeout_seconds=timeout_seconds,
         access_url=AccessURL(url=url),
-        session_token=token,
+        session_token=SessionToken(token=token) if isinstance(token, Secret) else token,
     )
     return await probe(target, clock=SystemClock())
 
@@ -160,3 +161,26 @@ async def test_a_map_that_is_none_is_told(message: str | bytes) -> None:
     assert {"EWS02"} == seen(result)
     assert result.failure is not None
     assert "no DERP map" in result.failure.message
+
+
+async def test_a_token_file_may_change_under_us(coder: SimulatedCoder, tmp_path: Path) -> None:
+    """What is no good is as good as no token, says so, and is no outage; a rotated one is used at once."""
+    path = tmp_path / "token"
+    token = SessionToken(token_file=path)
+    for text, mode, why in (
+        (coder.tokens[Role.MEMBER].reveal(), Mode.DERP_MAP, "the token is not an Owner's"),
+        (coder.tokens[Role.OWNER].reveal(), Mode.ECHO, None),
+        ("", Mode.DERP_MAP, "the file of the session token is empty"),
+        ("hunter 2", Mode.DERP_MAP, "the file of the session token holds no token"),
+        (coder.tokens[Role.OWNER].reveal(), Mode.ECHO, None),
+    ):
+        path.write_text(text)
+        result = await run(coder.url, token)
+        assert (mode, True, set()) == (result.mode, result.upgraded, seen(result))
+        assert result.echo_fallback is None if why is None else why in (result.echo_fallback or "")
+    path.unlink()
+    answer = json_response('{"message": "no"}', status=403, X_Coder_Build_Version="v3")
+    async with RawServer({DERP_MAP_PATH: answer}) as server:
+        result = await run(server.url, token)
+        assert ([DERP_MAP_PATH], True) == (server.asked, result.forbidden)
+    assert "No such file" in (result.echo_fallback or "")

@@ -155,7 +155,9 @@ async def test_p03_a_round_that_breaks_publishes_nothing_of_its_own(monkeypatch:
         await check_proxies(application)
         assert [1.0] == list(before.values())
         assert before == scrape(application, "coderd_proxyhealth_health_check_results")
-        assert 1.0 == by_label(scrape(application, "coder_health_code_observed"), "code")["EUNKNOWN"]
+        observed = scrape(application, "coder_health_code_observed")
+        own = {labels: value for labels, value in observed.items() if ("section", "workspace_proxy") in labels}
+        assert 1.0 == by_label(own, "code")["EUNKNOWN"]
         monkeypatch.undo()
         await check_proxies(application)
         assert 0.0 == by_label(scrape(application, "coder_health_code_observed"), "code")["EUNKNOWN"]

@@ -6,6 +6,8 @@ import asyncio
 import heapq
 import itertools
 
+from exporter.clock import SystemClock
+
 
 class FakeClock:
     """Sleepers wake in the order of their time, each after everything before it has settled."""
@@ -51,3 +53,22 @@ class FakeClock:
     def jump_wall_clock(self, seconds: float) -> None:
         """Set the wall clock, as an administrator or NTP would; the monotonic clock does not see it."""
         self._epoch += seconds
+
+
+class ShiftedClock(SystemClock):
+    """The clock of this host, ahead by as much as a test likes; sleeping ends at once and is counted."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+        self.slept: list[float] = []
+
+    def now(self) -> float:  # type: ignore[override]
+        return SystemClock.now() + self.ahead_seconds
+
+    def monotonic(self) -> float:  # type: ignore[override]
+        return SystemClock.monotonic() + self.ahead_seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.ahead_seconds += seconds
+        await asyncio.sleep(0)
