@@ -28,6 +28,7 @@ from exporter.targets.model import (
     DerpMeshTarget,
     DerpRelayTarget,
     DerpTarget,
+    Replica,
     SectionKey,
     StunTarget,
     Target,
@@ -116,6 +117,13 @@ class Relays:
         if listed != self._proxies or self._awaits_proxies:
             self._proxies = listed
             self._awaits_proxies = False
+            self._changed.set()
+
+    def set_replicas(self, replicas: Iterable[Replica]) -> None:
+        """Take the replicas of coderd, whose relays form a mesh, for the next plan."""
+        known = tuple(replicas)
+        if known != self._target.replicas:
+            self._target = replace(self._target, replicas=known)
             self._changed.set()
 
     def overlooked(self, snapshot: Snapshot) -> tuple[Target, ...]:

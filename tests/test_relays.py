@@ -14,7 +14,15 @@ from exporter.health.settle import Policy
 from exporter.health.workspace_proxy import ListedProxy
 from exporter.relays import Relays
 from exporter.snapshot import Snapshot, TargetHealth
-from exporter.targets.model import AccessURL, DerpMapSource, DerpTarget, SectionKey, TargetKey
+from exporter.targets.model import (
+    AccessURL,
+    DerpMapSource,
+    DerpMeshTarget,
+    DerpTarget,
+    Replica,
+    SectionKey,
+    TargetKey,
+)
 from tests.support.relay_results import node, stun, stun_attempt, transport
 
 KEY = SectionKey(deployment="prod", section=Section.DERP)
@@ -213,3 +221,24 @@ async def test_serving_plans_anew_when_the_map_or_the_proxies_change(tmp_path: P
         await changed.wait()
         assert ["prod/derp/1/1a/relay", "prod/derp/1/1s/stun"] == world.names()
         serving.cancel()
+
+
+async def test_replicas_that_are_found_form_the_mesh(tmp_path: Path) -> None:
+    """Those of now, in the region of coderd's own relay; the same ones again change nothing."""
+    world = World(tmp_path)
+    derp_map = json.loads(make_map(1))
+    derp_map["Regions"]["1"]["EmbeddedRelay"] = True
+    await world.read(json.dumps(derp_map))
+    assert "prod/derp/1/mesh" not in world.names()
+    replicas = [Replica(name=f"coderd-{index}", url=f"http://10.0.0.{index}:8080") for index in range(3)]
+    world.relays.set_replicas(replicas)
+    await world.relays.replan()
+    (mesh,) = (target for target in world.relays.targets if isinstance(target, DerpMeshTarget))
+    assert ["coderd-0", "coderd-1", "coderd-2"] == [node.name for node in mesh.nodes]
+    told = world.told
+    world.relays.set_replicas(list(replicas))
+    await world.relays.replan()
+    assert told == world.told
+    world.relays.set_replicas(replicas[:1])
+    await world.relays.replan()
+    assert "prod/derp/1/mesh" not in world.names()

@@ -77,23 +77,26 @@ class CoderReader:
     async def converse(
         self, conversation: Callable[[asyncpg.Connection], Awaitable[T]], *, timeout_seconds: float
     ) -> T:
-        """Connect where that is needed, and have a conversation.
+        """Connect where that is needed, and have a conversation, all of it within a time limit.
 
         Raises:
             ProbeError: The database cannot be reached, refuses us, or broke off.
         """
-        kept = self._session.connected
-        await self._session.connect(timeout_seconds=timeout_seconds)
+        kept, session = self._session.connected, self._session
+        deadline = session.now() + timeout_seconds
+        await session.connect(timeout_seconds=timeout_seconds)
         try:
-            return await self._session.run(conversation, timeout_seconds=timeout_seconds)
+            return await session.run(conversation, timeout_seconds=deadline - session.now())
         except ProbeError as error:
             # either the columns are not what they were (a migration, a grant that went), or the kept
             # connection broke while nobody looked: once more, with a fresh eye
             if not isinstance(error.__cause__, _CHANGED) and not (kept and isinstance(error, ConnectError)):
                 raise
             self._columns = None
-        await self._session.connect(timeout_seconds=timeout_seconds)
-        return await self._session.run(conversation, timeout_seconds=timeout_seconds)
+            if session.now() >= deadline:
+                raise
+        await session.connect(timeout_seconds=deadline - session.now())
+        return await session.run(conversation, timeout_seconds=deadline - session.now())
 
     async def ask_columns(self, connection: asyncpg.Connection) -> Columns:
         """Return what can be read now; within a transaction of the conversation."""

@@ -268,9 +268,18 @@ class Connector:
             ConnectError, DeadlineError, ProtocolError, StatusError, AuthError
         """
         doing = f"asking PostgreSQL at {opened.endpoint}"
+        # Before the conversation is cancelled: one that is within a transaction would tell the server its
+        # end, and wait for the answer to that, on a line that is silent.
+        hanging_up = asyncio.get_running_loop().call_later(max(timeout_seconds, 0.0), opened.connection.terminate)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return await conversation(opened.connection)
+            async with asyncio.timeout(timeout_seconds) as limit:
+                try:
+                    return await conversation(opened.connection)
+                except (asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError) as error:
+                    # what comes of hanging up, and not of what the server says
+                    if limit.expired() or hanging_up.when() <= asyncio.get_running_loop().time():
+                        raise TimeoutError from error
+                    raise
         except TimeoutError as error:
             opened.connection.terminate()
             message = f"{doing}: no answer within {max(timeout_seconds, 0.0):.3g} s"
@@ -287,6 +296,8 @@ class Connector:
         except BaseException:
             opened.connection.terminate()
             raise
+        finally:
+            hanging_up.cancel()
 
 
 class Session:
@@ -331,6 +342,10 @@ class Session:
     def fresh_connection_due(self) -> bool:
         """Whether the last measured connection is older than the interval."""
         return self._measured_at is None or self._clock.monotonic() - self._measured_at >= self._interval
+
+    def now(self) -> float:
+        """Return the monotonic time, for a limit that several calls share."""
+        return self._clock.monotonic()
 
     async def connect(self, *, timeout_seconds: float) -> None:
         """Open the kept connection, unless it stands."""

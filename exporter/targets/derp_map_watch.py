@@ -26,6 +26,7 @@ from exporter.log import get_logger
 from exporter.net import coder_json, http, reach
 from exporter.net.websocket import MAX_MESSAGE_BYTES, WebSocket
 from exporter.targets.model import DerpMapSource
+from exporter.targets.token_source import NoTokenError, read_token
 from exporter.targets.url_source import read_url
 from exporter.wire.derp_map import ConnectionInfo, DerpMap, parse_connection_info, parse_derp_map
 from exporter.wire.url import Origin, parse_origin
@@ -363,8 +364,13 @@ class DerpMapWatch:
 
     async def _ask(self, origin: Origin) -> None:
         """Ask what Coder tells to clients. Only here the token is sent, and no redirect is followed."""
-        token = self._source.session_token
-        assert token is not None
+        assert self._source.session_token is not None
+        try:
+            token = await read_token(self._source.session_token)
+        except NoTokenError as error:
+            # as good as none: who gives maps to everybody gives one all the same
+            self._set_connection(_Outcome(off=OffReason.NO_TOKEN, refusal=Failure.of(error)), None)
+            return
         exchange = await reach.get(
             origin,
             CONNECTION_PATH,

@@ -1,7 +1,9 @@
 """Workspace proxies found at run time: from the API, the tables, and those that are configured.
 
 In: a target and a deadline. Out: the list, with what is known of each proxy. The last good list is
-kept for a while, so that a failed refresh hides no proxy.
+kept for a while, so that a failed refresh hides no proxy. That there are none, or that there is no list
+for us, is knowledge, too: it stays until another answer comes, since whoever cannot answer now says
+nothing against it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from exporter.health.workspace_proxy import ListedProxy
 from exporter.log import get_logger
 from exporter.net import coder_json, http, reach
 from exporter.targets.model import WorkspaceProxiesTarget
+from exporter.targets.token_source import NoTokenError, read_token
 from exporter.targets.url_source import read_url
 from exporter.wire.url import parse_origin
 
@@ -26,6 +29,11 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 KEPT_INTERVALS = 5
 # More are not probed, and the log says so.
 MAX_PROXIES = 500
+
+# What the server is, whoever asks: that holds also while another source fails.
+_OF_THE_SERVER = (OffReason.NOT_LICENSED, OffReason.NOT_SUPPORTED)
+
+REFUSED = "the list is refused: the token or the role lacks the right"
 
 _log = get_logger(__name__)
 
@@ -37,7 +45,8 @@ class Discovered:
     """The proxies to probe. `age_seconds` is that of the list that was read, None without one (or
     with one that is too old); configured proxies need none.
 
-    `failure`: a source failed this time. `off`: no source can ever give a list, and why.
+    `failure`: a source failed this time. `off`: no source can ever give a list, and why; told now, or
+    the last thing that was told before sources failed.
     """
 
     proxies: tuple[ListedProxy, ...]
@@ -52,15 +61,20 @@ class _Answer:
 
     proxies: tuple[ListedProxy, ...] | None = None
     off: OffReason | None = None
+    why: str = ""
     failure: Failure | None = None
 
 
 class _SourceOff(Exception):
-    """A source that answers in good order that there is nothing to read."""
+    """A source that answers in good order that there is nothing to read.
 
-    def __init__(self, reason: OffReason) -> None:
+    `why` says it where an earlier list goes on without being refreshed.
+    """
+
+    def __init__(self, reason: OffReason, why: str = REFUSED) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.why = why
 
 
 class ProxyDiscovery:
@@ -77,6 +91,7 @@ class ProxyDiscovery:
         self._kept: tuple[ListedProxy, ...] = ()
         self._listed: tuple[ListedProxy, ...] = ()
         self._read_monotonic_seconds: float | None = None
+        self._told_off: OffReason | None = None
         self._stopped: dict[str, str] = {}
 
     @property
@@ -105,20 +120,29 @@ class ProxyDiscovery:
                 _log.warning("proxies.cut", deployment=target.deployment, listed=len(listed), probed=MAX_PROXIES)
             self._kept = self._listed = self._complete(listed[:MAX_PROXIES], tables.proxies or ())
             self._read_monotonic_seconds = now
+            self._told_off = None
             # one of two sources is enough; what the other one failed of stands in its own section
             return Discovered(proxies=_with_static(target.static, self._kept), age_seconds=0.0)
         off = api.off or tables.off
         failure = api.failure or tables.failure
         age = None if self._read_monotonic_seconds is None else now - self._read_monotonic_seconds
-        gone = off in (OffReason.NOT_LICENSED, OffReason.NOT_SUPPORTED) and failure is None
-        if age is not None and (gone or age > KEPT_INTERVALS * target.interval_seconds):
+        gone = off in _OF_THE_SERVER and failure is None
+        old = age is not None and age > KEPT_INTERVALS * target.interval_seconds
+        # that there were none is no state that grows old, while nobody says anything else
+        old = old and (bool(self._kept) or off is not None)
+        if gone or old:
             self._kept, self._read_monotonic_seconds, age = (), None, None
         if gone:
             self._listed = ()
-        if failure is None and off is OffReason.FORBIDDEN and age is not None:
+        if failure is None and off in (OffReason.FORBIDDEN, OffReason.NO_TOKEN) and age is not None:
             # what was read is still good: a login that is refused now may be a passing trouble
-            failure = Failure(reason=Reason.AUTH, message="the list is refused: the token or the role lacks the right")
-        if failure is None:
+            failure = Failure(reason=Reason.AUTH, message=api.why or tables.why)
+        if age is None and off is not None and (failure is None or off in _OF_THE_SERVER):
+            # of a token that cannot be read now, the server has said nothing
+            self._told_off = self._told_off if off is OffReason.NO_TOKEN else off
+        else:
+            off = self._told_off
+        if failure is None or (age is None and off is not None):
             return Discovered(proxies=target.static, off=None if target.static else off)
         return Discovered(proxies=_with_static(target.static, self._kept), age_seconds=age, failure=failure)
 
@@ -126,7 +150,7 @@ class ProxyDiscovery:
         try:
             return _Answer(proxies=await reading)
         except _SourceOff as answer:
-            return _Answer(off=answer.reason)
+            return _Answer(off=answer.reason, why=answer.why)
         except ProbeError as error:
             return _Answer(failure=Failure.of(error))
 
@@ -147,13 +171,18 @@ class ProxyDiscovery:
             origin = parse_origin(await read_url(target.access_url))
         except WireError as error:
             raise ProbeError(f"there is no access URL to ask: {error}", reason=Reason.RESOLVE) from error
+        try:
+            token = await read_token(target.session_token)
+        except NoTokenError as error:
+            # as good as none: no outage of Coder's, nor of its proxies
+            raise _SourceOff(OffReason.NO_TOKEN, error.message) from error
         exchange = await reach.get(
             origin,
             PATH,
             deadline_seconds=deadline_seconds,
             clock=self._clock,
             ca_file=target.ca_file,
-            headers={coder_json.TOKEN_HEADER: target.session_token.reveal()},
+            headers={coder_json.TOKEN_HEADER: token.reveal()},
             max_body_bytes=MAX_BODY_BYTES,
         )
         if exchange.error is not None:

@@ -15,10 +15,11 @@ from exporter.wire.url import Origin
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class SectionKey:
-    """One verdict in the metrics. `coder_replica` is empty for what is seen through the access URL."""
+    """One verdict in the metrics. `coder_replica` is empty for what is seen through the access URL,
+    `deployment` for what is about the exporter itself."""
 
     deployment: str
-    section: Section
+    section: Section | str
     witness: Witness = Witness.PROBE
     coder_replica: str = ""
 
@@ -42,17 +43,30 @@ class AccessURL:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionToken:
+    """Where the session token is taken from: written in the configuration, or a file that is read again
+    at each use. Exactly one of both is set."""
+
+    token: Secret | None = None
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One entry of the schedule: what the ticker runs, once an interval, never twice at a time."""
+    """One entry of the schedule: what the ticker runs, once an interval, never twice at a time.
+
+    `coder_replica` is the replica that it asks; empty for everything else.
+    """
 
     deployment: str
     section: Section
+    coder_replica: str = ""
     interval_seconds: float
     timeout_seconds: float
 
     @property
     def section_key(self) -> SectionKey:
-        return SectionKey(deployment=self.deployment, section=self.section)
+        return SectionKey(deployment=self.deployment, section=self.section, coder_replica=self.coder_replica)
 
     @property
     def run_limit_seconds(self) -> float:
@@ -70,7 +84,7 @@ class HTTPTarget(Target):
     """A target behind the access URL. `ca_file` is None for the system's certificates."""
 
     access_url: AccessURL
-    session_token: Secret | None = None
+    session_token: SessionToken | None = None
     ca_file: Path | None = None
 
 
@@ -94,10 +108,11 @@ class WebSocketTarget(HTTPTarget):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseTarget(Target):
-    """`fresh_connection_interval_seconds`: how often a new connection is opened just to measure it."""
+    """`fresh_connection_interval_seconds`: how often a new connection is opened just to measure it.
+    `latency_threshold_seconds` is None for the one that Coder's configuration says, else its default."""
 
     url: Secret
-    latency_threshold_seconds: float = 0.015
+    latency_threshold_seconds: float | None = None
     fresh_connection_interval_seconds: float = 300.0
 
 
@@ -142,7 +157,7 @@ class DerpMapSource:
 
     deployment: str
     access_url: AccessURL
-    session_token: Secret | None = None
+    session_token: SessionToken | None = None
     ca_file: Path | None = None
     map_file: Path | None = None
     interval_seconds: float
@@ -170,10 +185,94 @@ class DerpTarget(HTTPTarget):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """A replica of coderd by its label and where it answers."""
+    """A replica of coderd by its label and where it answers. It is asked for the access URL's host,
+    whose name its certificate bears."""
 
     name: str
     url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaDNS:
+    """A name whose addresses are those of all replicas. One that begins with an underscore is looked up
+    as a service (SRV), which tells the ports too: then `port` is None."""
+
+    name: str
+    port: int | None
+    scheme: str = "http"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSource:
+    """Where the replicas of a deployment are found: in a written list, by DNS, else in Coder's table or
+    API; these two tell the names of all.
+
+    Args:
+        session_token: For the API; only the access URL is asked with it.
+        static: The written list; their names are those of the file. Never beside `dns`.
+        discover: Whether table and API are asked at all.
+        deployment_id: Who has another one is no replica; None: the one that the access URL tells.
+        interval_seconds: How often all of it is looked at again.
+        timeout_seconds: Of each question.
+    """
+
+    deployment: str
+    access_url: AccessURL
+    session_token: SessionToken | None = None
+    ca_file: Path | None = None
+    static: tuple[Replica, ...] = ()
+    dns: ReplicaDNS | None = None
+    discover: bool = True
+    deployment_id: str | None = None
+    interval_seconds: float
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaTarget(HTTPTarget):
+    """One replica by itself, in the section `access_url`. Never with a token."""
+
+    replica: Replica
+
+    @property
+    def schedule_name(self) -> str:
+        return f"{self.deployment}/{self.section}/{self.coder_replica}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportTarget(HTTPTarget):
+    """Coder's own report, from one replica; through the access URL when `replica` is None.
+
+    The timeout is that of all attempts together. `deployment_id`: what a replica has to say it is of
+    before it gets the token; empty for a deployment whose servers tell none. `reread_after_seconds`: how
+    long after a 503 the report is asked for again. Source: coder-interfaces, section 2.8
+    """
+
+    replica: Replica | None = None
+    deployment_id: str = ""
+    reread_after_seconds: float = 4.0
+
+    @property
+    def schedule_name(self) -> str:
+        return f"{self.deployment}/{self.section}/poll/{self.coder_replica}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportsTarget(HTTPTarget):
+    """What all reports of a deployment say together, with Coder's mutes and configuration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTarget(HTTPTarget):
+    """Our own session token: how long it is good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterTarget(Target):
+    """This exporter and its host. `reference` is an address (host:port) that answers whenever this
+    host is not cut off; None: there is none."""
+
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from exporter.demo.fault_proxy import Delay, FaultProxy
 from exporter.demo.postgres import PostgresServer
-from exporter.errors import AuthError, ConnectError, ProtocolError
+from exporter.errors import AuthError, ConnectError, DeadlineError, ProtocolError
 from exporter.health.provisioner_daemons import OrganizationDaemons
 from exporter.net import coder_daemons
 from exporter.net.coder_daemons import DaemonTables, ListedDaemons
@@ -103,6 +105,20 @@ async def test_daemons_are_counted_by_when_they_were_seen(server: PostgresServer
     assert 60.0 <= listed.recent[1].age_seconds <= 90.0
     assert (True, False) == (listed.liveness_known, listed.cut)
     assert [3] == [one.recent for one in (await read(tables, stale_after_seconds=300.0)).organizations]
+
+
+async def test_connecting_and_asking_share_one_limit(server: PostgresServer) -> None:
+    """Of a slow line too: what the login has taken, the questions do not have."""
+    async with FaultProxy(server.host, server.port) as line:
+        await line.break_with(Delay(to_client_seconds=0.8))
+        url = server.make_url(user="coder", password=server.superuser_password, port=line.port, query="sslmode=disable")
+        tables = DaemonTables(make_session(url))
+        with pytest.raises(DeadlineError) as caught:
+            await tables.read(stale_after_seconds=90.0, timeout_seconds=5.0)
+        await tables.close()
+    told = re.search(r"asking PostgreSQL at \S+: no answer within ([\d.]+) s", caught.value.message)
+    assert told is not None, caught.value.message
+    assert 5.0 - 0.8 >= float(told[1])
 
 
 async def test_the_row_of_a_real_daemon(server: PostgresServer, tables: DaemonTables) -> None:

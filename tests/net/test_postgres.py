@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import trustme
 
@@ -254,6 +255,25 @@ async def test_a_black_hole_takes_its_time_limit(server: PostgresServer, proxy: 
     error = await _fail(_via(server, proxy, query), timeout_seconds=0.2)
     assert isinstance(error, DeadlineError)
     assert (Phase.TLS if "prefer" in query else Phase.PROCESSING) is error.phase
+
+
+async def test_a_transaction_on_a_line_that_falls_silent_takes_its_time_limit(
+    server: PostgresServer, proxy: FaultProxy
+) -> None:
+    """Its end has to be told to the server, and nobody waits for the answer to that."""
+    async with _session(_via(server, proxy)) as session:
+        await session.connect(timeout_seconds=PATIENCE_SECONDS)
+
+        async def converse(connection: asyncpg.Connection) -> None:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                await proxy.break_with(BlackHole())
+                await connection.fetchval("SELECT 1")
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(DeadlineError) as caught:
+                await session.run(converse, timeout_seconds=0.2)
+        assert Phase.PROCESSING is caught.value.phase
+        assert not session.connected
 
 
 @pytest.mark.parametrize("byte_count", [1, 5, 20, 100])

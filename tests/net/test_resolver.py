@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from exporter.errors import DeadlineError, Phase, Reason, ResolveError
-from exporter.net.resolver import Addresses, resolve
-from tests.support.dns_server import TYPE_A, TYPE_AAAA, Answer, serve_names
+from exporter.net.resolver import Addresses, NoSuchNameError, Service, resolve, resolve_srv
+from tests.support.dns_server import SRV, TYPE_A, TYPE_AAAA, TYPE_SRV, Answer, Zone, serve_names
 
 
 async def test_families_are_told_apart_in_the_order_of_the_answer() -> None:
@@ -142,3 +142,95 @@ async def test_an_impossible_name_is_a_resolve_error(host: str) -> None:
         with pytest.raises(ResolveError):
             await resolve(host, timeout_seconds=5.0, nameservers=[server.address])
     assert [] == server.questions
+
+
+# services
+
+
+async def test_services_are_found_with_their_ports() -> None:
+    """Each of those who offer a service once, whatever its priority; names in lower case."""
+    zone: Zone = {
+        "_http._tcp.coder.test": (
+            SRV(host="Coder-1.coder.test", port=8080, priority=5),
+            SRV(host="coder-0.coder.test", port=8080),
+            SRV(host="coder-0.coder.test", port=8081),
+            SRV(host="coder-0.coder.test", port=8080, priority=9),
+        )
+    }
+    async with serve_names(zone) as server:
+        found = await resolve_srv("_http._tcp.coder.test", timeout_seconds=5.0, nameservers=[server.address])
+    assert (
+        Service(host="coder-0.coder.test", port=8080),
+        Service(host="coder-0.coder.test", port=8081),
+        Service(host="coder-1.coder.test", port=8080),
+    ) == found
+    assert [("_http._tcp.coder.test", TYPE_SRV)] == server.questions
+
+
+async def test_each_lookup_of_a_service_asks_again() -> None:
+    """What changes is seen at once."""
+    async with serve_names({"_s._tcp.test": (SRV(host="a.test", port=1),)}) as server:
+        await resolve_srv("_s._tcp.test", timeout_seconds=5.0, nameservers=[server.address])
+        server.zone["_s._tcp.test"] = (SRV(host="b.test", port=1),)
+        (found,) = await resolve_srv("_s._tcp.test", timeout_seconds=5.0, nameservers=[server.address])
+    assert "b.test" == found.host
+
+
+async def test_search_domains_count_for_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service is found within this host's search domains, unless its name ends with a dot."""
+    monkeypatch.setenv("LOCALDOMAIN", "search.test")
+    async with serve_names({"_s._tcp.coder.search.test": (SRV(host="a.test", port=1),)}) as server:
+        (found,) = await resolve_srv("_s._tcp.coder", timeout_seconds=5.0, nameservers=[server.address])
+        assert Service(host="a.test", port=1) == found
+        with pytest.raises(NoSuchNameError):
+            await resolve_srv("_s._tcp.coder.", timeout_seconds=5.0, nameservers=[server.address])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "nothing"),
+    [
+        (Answer.NXDOMAIN, "does not exist (NXDOMAIN)", True),
+        (Answer.NO_DATA, "nobody offers this service", True),
+        (("127.0.0.1",), "nobody offers this service", True),
+        ((SRV(host="", port=0),), "nobody offers this service", True),
+        (Answer.SERVFAIL, "the name server failed (SERVFAIL)", False),
+        (Answer.REFUSED, "refused the question (REFUSED)", False),
+        (Answer.GARBAGE, "malformed answer", False),
+    ],
+)
+async def test_no_service_is_told_apart_from_no_answer(
+    answer: tuple[str | SRV, ...] | Answer, words: str, nothing: bool
+) -> None:
+    """A name server that says that there is nothing is another thing than one that fails."""
+    async with serve_names({"_s._tcp.test": answer}) as server:
+        with pytest.raises(ResolveError) as caught:
+            await resolve_srv("_s._tcp.test", timeout_seconds=5.0, nameservers=[server.address])
+    assert words in caught.value.message
+    assert nothing is isinstance(caught.value, NoSuchNameError)
+
+
+async def test_silence_about_a_service_ends_at_the_time_limit() -> None:
+    """As for addresses."""
+    async with serve_names({"_s._tcp.test": Answer.SILENCE}) as server:
+        with pytest.raises(DeadlineError):
+            await resolve_srv("_s._tcp.test", timeout_seconds=0.2, nameservers=[server.address])
+
+
+@pytest.mark.parametrize("name", ["_s..test", f"_{'x' * 64}.test"])
+async def test_an_impossible_service_is_a_resolve_error(name: str) -> None:
+    """A name that DNS cannot carry is refused without a question."""
+    async with serve_names({}) as server:
+        with pytest.raises(ResolveError):
+            await resolve_srv(name, timeout_seconds=5.0, nameservers=[server.address])
+    assert [] == server.questions
+
+
+@pytest.mark.parametrize(
+    ("answer", "nothing"), [(Answer.NXDOMAIN, True), (Answer.NO_DATA, True), (Answer.SERVFAIL, False)]
+)
+async def test_no_address_is_told_apart_from_no_answer(answer: Answer, nothing: bool) -> None:
+    """As for services."""
+    async with serve_names({"no.test": answer}) as server:
+        with pytest.raises(ResolveError) as caught:
+            await resolve("no.test", timeout_seconds=5.0, nameservers=[server.address])
+    assert nothing is isinstance(caught.value, NoSuchNameError)

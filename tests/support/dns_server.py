@@ -7,10 +7,12 @@ import ipaddress
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 
 TYPE_A = 1
 TYPE_AAAA = 28
+TYPE_SRV = 33
 
 
 class Answer(IntEnum):
@@ -26,11 +28,20 @@ class Answer(IntEnum):
     REFUSED = 5
 
 
-Zone = dict[str, tuple[str, ...] | Answer]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SRV:
+    """Who offers a service. An empty `host` is the root: nobody does."""
+
+    host: str
+    port: int
+    priority: int = 0
+
+
+Zone = dict[str, tuple[str | SRV, ...] | Answer]
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Answers A and AAAA from `zone`; a name that is not there does not exist.
+    """Answers A, AAAA and SRV from `zone`; a name that is not there does not exist.
 
     `questions` has one (name, type) for each packet that came; `asked` is set by the first.
     """
@@ -68,21 +79,28 @@ def _read_name(data: bytes, position: int) -> tuple[str, int]:
     return ".".join(labels), position + 1
 
 
-def _build_answer(question: bytes, question_type: int, answer: tuple[str, ...] | Answer) -> bytes:
+def _build_answer(question: bytes, question_type: int, answer: tuple[str | SRV, ...] | Answer) -> bytes:
     rcode = int(answer) if isinstance(answer, Answer) else 0
-    addresses = () if isinstance(answer, Answer) else answer
+    entries = () if isinstance(answer, Answer) else answer
     records = b""
     count = 0
-    for text in addresses:
-        address = ipaddress.ip_address(text)
-        record_type = TYPE_A if address.version == 4 else TYPE_AAAA
+    for entry in entries:
+        record_type, data = _build_data(entry)
         if record_type != question_type:
             continue
         # a pointer to the name in the question, a long time to live so that caches would show
-        records += struct.pack("!HHHIH", 0xC00C, record_type, 1, 3600, len(address.packed)) + address.packed
+        records += struct.pack("!HHHIH", 0xC00C, record_type, 1, 3600, len(data)) + data
         count += 1
     header = question[:2] + struct.pack("!HHHHH", 0x8580 | rcode, 1, count, 0, 0)
     return header + question[12:] + records
+
+
+def _build_data(entry: str | SRV) -> tuple[int, bytes]:
+    if isinstance(entry, SRV):
+        labels = b"".join(bytes([len(label)]) + label.encode() for label in entry.host.split(".") if label)
+        return TYPE_SRV, struct.pack("!HHH", entry.priority, 1, entry.port) + labels + b"\0"
+    address = ipaddress.ip_address(entry)
+    return (TYPE_A if address.version == 4 else TYPE_AAAA), address.packed
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from exporter.targets.derp_map_watch import (
     DerpMapWatch,
     MapState,
 )
-from exporter.targets.model import AccessURL, DerpMapSource
+from exporter.targets.model import AccessURL, DerpMapSource, SessionToken
 from exporter.wire.derp_map import DerpMap, parse_connection_info, parse_derp_map
 from tests.support.certificates import Authority
 from tests.support.clock import FakeClock
@@ -287,7 +287,7 @@ async def test_over_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     answers = {CONNECTION_PATH: json_response(make_connection(make_map(7), force_websockets=True).decode())}
     async with RawServer(answers, ssl_context=authority.serve("127.0.0.1")) as server:
-        state = await refresh(server.url, session_token=TOKEN, ca_file=authority.ca_file)
+        state = await refresh(server.url, session_token=SessionToken(token=TOKEN), ca_file=authority.ca_file)
         untrusted = await refresh(server.url)
     assert ([7], "connection", True) == (ids(state), state.source, state.force_websockets)
     assert untrusted.failure is not None
@@ -297,7 +297,7 @@ async def test_over_tls(tmp_path: Path) -> None:
 async def test_the_token_goes_to_the_connection_endpoint_only() -> None:
     """The socket stays anonymous; what the deployment wants of its clients is told to a member."""
     async with MapServer(connection=REAL_CONNECTION) as server:
-        state = await refresh(server.url, session_token=TOKEN)
+        state = await refresh(server.url, session_token=SessionToken(token=TOKEN))
     assert ("socket", False, False) == (state.source, state.force_websockets, state.direct_disabled)
     assert [TOKEN.reveal()] == [headers["coder-session-token"] for headers in server.connection_headers]
     assert 1 == len(server.socket_headers)
@@ -309,7 +309,7 @@ async def test_no_redirect_carries_the_token_away() -> None:
     async with RawServer({"/": response(200)}) as thief, RawServer() as server:
         server.answers[CONNECTION_PATH] = response(302, Location=thief.url)
         server.answers[DERP_MAP_PATH] = response(302, Location=thief.url)
-        state = await refresh(server.url, session_token=TOKEN)
+        state = await refresh(server.url, session_token=SessionToken(token=TOKEN))
         assert 0 == thief.connections
         headers = dict(zip(server.asked, server.headers, strict=True))
     assert TOKEN.reveal() not in str(headers[DERP_MAP_PATH])
@@ -432,7 +432,7 @@ async def test_two_sources_without_a_map(
 ) -> None:
     """Off is only what both refuse in good order; else the one that is in trouble is told."""
     async with RawServer({DERP_MAP_PATH: socket, CONNECTION_PATH: connection}) as server:
-        state = await refresh(server.url, session_token=TOKEN)
+        state = await refresh(server.url, session_token=SessionToken(token=TOKEN))
     assert (off, reason) == (state.off, None if state.failure is None else state.failure.reason)
     assert state.derp_map is None
 
@@ -440,7 +440,7 @@ async def test_two_sources_without_a_map(
 async def test_a_refused_socket_is_not_off_before_the_other_source_has_answered() -> None:
     """While the connection endpoint may still give a map, nobody can say that there is none for us."""
     async with RawServer({DERP_MAP_PATH: FORBIDDEN, CONNECTION_PATH: hang}) as server:
-        watch, _ = make_watch(make_source(server.url, session_token=TOKEN), PausingClock())
+        watch, _ = make_watch(make_source(server.url, session_token=SessionToken(token=TOKEN)), PausingClock())
         async with serving(watch), asyncio.timeout(10):
             # it asks anew when the socket has been refused
             await server.wait_until_asked(CONNECTION_PATH, 2)
@@ -452,7 +452,7 @@ async def test_the_connection_endpoint_steps_in(socket: bytes) -> None:
     """Without a socket a member's map is as good as any: no failure, not off."""
     answers = {DERP_MAP_PATH: socket, CONNECTION_PATH: json_response(REAL_CONNECTION.decode())}
     async with RawServer(answers) as server:
-        state = await refresh(server.url, session_token=TOKEN)
+        state = await refresh(server.url, session_token=SessionToken(token=TOKEN))
     assert parse_derp_map(REAL_MAP) == state.derp_map
     assert ("connection", None, None, False) == (state.source, state.failure, state.off, state.force_websockets)
 
@@ -461,7 +461,7 @@ async def test_the_connection_endpoint_steps_in(socket: bytes) -> None:
 async def test_a_socket_that_works_is_enough(connection: bytes | None) -> None:
     """What the connection endpoint fails of is no failure of the map."""
     async with MapServer(connection=connection) as server:
-        state = await refresh(server.url, session_token=TOKEN)
+        state = await refresh(server.url, session_token=SessionToken(token=TOKEN))
     assert ("socket", None, None, None) == (state.source, state.failure, state.off, state.force_websockets)
     assert state.connection_failure is not None
 
@@ -523,7 +523,7 @@ async def test_a_file_takes_the_place_of_the_server(map_file: Path) -> None:
 async def test_a_file_and_a_token(map_file: Path) -> None:
     """The map is the file's; what is wanted of clients is still the server's to say, if it can."""
     async with MapServer(connection=make_connection(make_map(8), direct_disabled=True)) as server:
-        state = await refresh(server.url, map_file=map_file, session_token=TOKEN)
+        state = await refresh(server.url, map_file=map_file, session_token=SessionToken(token=TOKEN))
         assert ([7], "file", False, True) == (
             ids(state),
             state.source,
@@ -532,7 +532,7 @@ async def test_a_file_and_a_token(map_file: Path) -> None:
         )
         assert [] == server.socket_headers
         server.connection = None
-        state = await refresh(server.url, map_file=map_file, session_token=TOKEN)
+        state = await refresh(server.url, map_file=map_file, session_token=SessionToken(token=TOKEN))
         assert ([7], None, None) == (ids(state), state.failure, state.off)
 
 
@@ -715,7 +715,7 @@ async def test_what_others_do_goes_on_while_a_great_map_is_read(monkeypatch: pyt
     for derp_map, on_loop in ((great, False), (make_map(7), True)):
         threads.clear()
         async with MapServer(derp_map, make_connection(derp_map)) as server:
-            assert [7] == ids(await refresh(server.url, session_token=TOKEN))
+            assert [7] == ids(await refresh(server.url, session_token=SessionToken(token=TOKEN)))
         assert [on_loop, on_loop] == threads
 
 
@@ -843,7 +843,9 @@ async def test_what_clients_shall_do_is_asked_each_interval() -> None:
     """A change of it is told at once, and is no change of the map."""
     clock = PausingClock()
     async with MapServer(make_map(7), make_connection(make_map(7))) as server:
-        watch, notices = make_watch(make_source(server.url, session_token=TOKEN), clock, silent_after_seconds=1e6)
+        watch, notices = make_watch(
+            make_source(server.url, session_token=SessionToken(token=TOKEN)), clock, silent_after_seconds=1e6
+        )
         async with serving(watch):
             await notices.until(2)
             await clock.until_paused(1)
@@ -881,7 +883,7 @@ async def test_a_token_that_is_refused_leaves_a_trace(
     good = json_response(make_connection(make_map(7), force_websockets=True).decode())
     async with RawServer({CONNECTION_PATH: answer}) as raw:
         raw.answers[DERP_MAP_PATH] = FORBIDDEN
-        watch, _ = make_watch(make_source(raw.url, session_token=TOKEN), SystemClock())
+        watch, _ = make_watch(make_source(raw.url, session_token=SessionToken(token=TOKEN)), SystemClock())
         with capture_logs() as lines:
             await watch.refresh()
             await watch.refresh()
@@ -911,11 +913,44 @@ async def test_a_token_that_is_refused_leaves_a_trace(
     assert TOKEN.reveal() not in str(lines)
 
 
+async def test_a_token_file_may_change_under_us(tmp_path: Path) -> None:
+    """A rotated token is used at once; one that is no good is told, and as good as none for the map."""
+    path = tmp_path / "token"
+    path.write_text(TOKEN.reveal())
+    async with MapServer(make_map(7), make_connection(make_map(7), force_websockets=True)) as server:
+        watch, _ = make_watch(make_source(server.url, session_token=SessionToken(token_file=path)), SystemClock())
+        for text in (TOKEN.reveal(), "zyxwvutsrq-1098765432109876543210", "", "hunter 2"):
+            path.write_text(text)
+            await watch.refresh()
+            assert ([7], None, None) == (ids(watch.state), watch.state.failure, watch.state.off)
+        trouble = watch.state.connection_failure
+        assert isinstance(trouble, Failure)
+        assert (Reason.AUTH, True) == (trouble.reason, "holds no token" in trouble.message)
+        path.unlink()
+        server.derp_map = None
+        await watch.refresh()
+        assert watch.state.failure is not None
+        assert "the file of the session token" not in watch.state.failure.message
+        path.write_text(TOKEN.reveal())
+        await watch.refresh()
+        assert ([7], None, None) == (ids(watch.state), watch.state.failure, watch.state.connection_failure)
+    tokens = [headers["coder-session-token"] for headers in server.connection_headers]
+    assert [TOKEN.reveal(), "zyxwvutsrq-1098765432109876543210", TOKEN.reveal()] == tokens
+
+
+async def test_a_token_file_that_is_no_good_makes_no_outage_of_a_closed_socket(tmp_path: Path) -> None:
+    """Where the socket is not for strangers the section is off, as without any token."""
+    async with RawServer({DERP_MAP_PATH: FORBIDDEN}) as server:
+        state = await refresh(server.url, session_token=SessionToken(token_file=tmp_path / "gone"))
+    assert (OffReason.FORBIDDEN, None) == (state.off, state.failure)
+    assert state.connection_failure is not None
+
+
 async def test_the_connection_endpoint_serves_while_the_socket_does_not() -> None:
     """Its map is taken when the socket ends, and the socket's again when it is back."""
     clock = PausingClock()
     async with MapServer(make_map(7), make_connection(make_map(7))) as server:
-        watch, notices = make_watch(make_source(server.url, session_token=TOKEN), clock)
+        watch, notices = make_watch(make_source(server.url, session_token=SessionToken(token=TOKEN)), clock)
         async with serving(watch):
             await notices.until(2)
             await clock.until_paused(1)
@@ -948,7 +983,7 @@ async def test_a_new_url_is_a_new_map(tmp_path: Path) -> None:
         MapServer(make_map(8)) as new,
     ):
         url_file.write_text(old.url)
-        source = make_source(access_url=AccessURL(url_file=url_file), session_token=TOKEN)
+        source = make_source(access_url=AccessURL(url_file=url_file), session_token=SessionToken(token=TOKEN))
         watch, notices = make_watch(source, clock, silent_after_seconds=1e6)
         async with serving(watch):
             await notices.until(2)
@@ -971,7 +1006,7 @@ async def test_a_url_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     """A missing, empty or malformed URL is tried again with pauses until it is there."""
     clock = PausingClock()
     url_file = tmp_path / "url"
-    source = make_source(access_url=AccessURL(url_file=url_file), session_token=TOKEN)
+    source = make_source(access_url=AccessURL(url_file=url_file), session_token=SessionToken(token=TOKEN))
     async with MapServer(make_map(7), make_connection(make_map(7))) as server:
         watch, notices = make_watch(source, clock)
         async with serving(watch):
@@ -986,8 +1021,8 @@ async def test_a_url_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
             assert ([7], None) == (ids(watch.state), watch.state.failure)
 
 
-@pytest.mark.parametrize("token", [None, TOKEN])
-async def test_one_look_without_a_url(tmp_path: Path, token: Secret | None) -> None:
+@pytest.mark.parametrize("token", [None, SessionToken(token=TOKEN)])
+async def test_one_look_without_a_url(tmp_path: Path, token: SessionToken | None) -> None:
     """Where nobody can tell where Coder is, one look ends with the failure that says so."""
     state = await refresh(access_url=AccessURL(url_file=tmp_path / "url"), session_token=token)
     assert state.failure is not None
@@ -1022,7 +1057,9 @@ async def test_a_file_survives_a_new_url(map_file: Path, tmp_path: Path) -> None
     url_file = tmp_path / "url"
     async with MapServer(connection=make_connection(make_map(8), force_websockets=True)) as server:
         url_file.write_text(server.url)
-        source = make_source(access_url=AccessURL(url_file=url_file), map_file=map_file, session_token=TOKEN)
+        source = make_source(
+            access_url=AccessURL(url_file=url_file), map_file=map_file, session_token=SessionToken(token=TOKEN)
+        )
         watch, notices = make_watch(source, clock)
         async with serving(watch):
             await notices.until(2)

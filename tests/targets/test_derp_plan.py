@@ -24,6 +24,7 @@ from exporter.targets.model import (
     MeshNode,
     RelayEndpoint,
     Replica,
+    SessionToken,
     StunTarget,
 )
 from exporter.wire.derp_map import MAX_NODES, DerpMap, DerpNode, DerpRegion, parse_derp_map
@@ -39,7 +40,7 @@ TARGET = DerpTarget(
     interval_seconds=60.0,
     timeout_seconds=10.0,
     access_url=AccessURL(url=str(CODER)),
-    session_token=TOKEN,
+    session_token=SessionToken(token=TOKEN),
     ca_file=Path("ca.pem"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ from exporter.health.model import OffReason, Section
 from exporter.health.workspace_proxy import ListedProxy
 from exporter.secret import Secret
 from exporter.targets.discovery import PATH, Discovered, ProxyDiscovery, ReadTables
-from exporter.targets.model import AccessURL, WorkspaceProxiesTarget
+from exporter.targets.model import AccessURL, SessionToken, WorkspaceProxiesTarget
+from tests.support.clock import ShiftedClock
 from tests.support.raw_http import RawServer, hang, json_response, response
 
 TOKEN = Secret("abcdefghij-0123456789012345678901")
@@ -26,10 +28,43 @@ LIST = (
 )
 
 
+NOT_LICENSED = json_response(
+    '{"message": "Workspace Proxy is a Premium feature. Contact sales!"}', status=403, X_Coder_Build_Version="v2"
+)
+FORBIDDEN = json_response('{"message": "Forbidden."}', status=403, X_Coder_Build_Version="v2")
+INTERNAL = json_response('{"message": "An internal error occurred."}', status=401, X_Coder_Build_Version="v2")
+INTERVAL_SECONDS = 30.0
+
+
+async def look(discovery: ProxyDiscovery, clock: ShiftedClock, *, later_seconds: float = 0.0) -> Discovered:
+    clock.ahead_seconds += later_seconds
+    return await discovery.refresh(clock.monotonic() + 5.0)
+
+
+def make_discovery(
+    url: str,
+    clock: ShiftedClock,
+    *,
+    token: SessionToken | None = None,
+    static: tuple[ListedProxy, ...] = (),
+    read_tables: ReadTables | None = None,
+) -> ProxyDiscovery:
+    target = WorkspaceProxiesTarget(
+        deployment="prod",
+        section=Section.WORKSPACE_PROXY,
+        interval_seconds=INTERVAL_SECONDS,
+        timeout_seconds=5.0,
+        access_url=AccessURL(url=url),
+        session_token=token or SessionToken(token=TOKEN),
+        static=static,
+    )
+    return ProxyDiscovery(target, clock=clock, read_tables=read_tables)
+
+
 async def discover(
     url: str,
     *,
-    token: Secret | None = TOKEN,
+    token: Secret | SessionToken | None = TOKEN,
     static: tuple[ListedProxy, ...] = (),
     read_tables: ReadTables | None = None,
 ) -> Discovered:
@@ -40,7 +75,7 @@ async def discover(
         interval_seconds=30.0,
         timeout_seconds=5.0,
         access_url=AccessURL(url=url),
-        session_token=token,
+        session_token=SessionToken(token=token) if isinstance(token, Secret) else token,
         static=static,
     )
     return await ProxyDiscovery(target, clock=clock, read_tables=read_tables).refresh(clock.monotonic() + 5.0)
@@ -202,7 +237,7 @@ async def test_an_api_that_hangs_does_not_eat_the_time_of_the_tables() -> None:
             interval_seconds=30.0,
             timeout_seconds=0.5,
             access_url=AccessURL(url=server.url),
-            session_token=TOKEN,
+            session_token=SessionToken(token=TOKEN),
         )
         left = []
 
@@ -227,3 +262,116 @@ async def test_configured_proxies_need_no_list() -> None:
     """Where nothing lists proxies, no list has an age."""
     found = await discover("http://127.0.0.1:9", token=None, static=(STATIC,))
     assert (["static"], None, None) == (names(found), found.age_seconds, found.failure)
+
+
+async def test_a_token_file_may_change_under_us(tmp_path: Path) -> None:
+    """A rotated token is used at once; one that is no good turns the section off, unless there are others."""
+    path = tmp_path / "token"
+    token = SessionToken(token_file=path)
+    async with RawServer({PATH: json_response(LIST)}) as server:
+        for text in (TOKEN.reveal(), TOKEN.reveal()[::-1]):
+            path.write_text(text)
+            assert ["eu"] == names(await discover(server.url, token=token))
+            assert text == server.headers[-1]["coder-session-token"]
+        for text in ("", "hunter 2"):
+            path.write_text(text)
+            found = await discover(server.url, token=token)
+            assert (OffReason.NO_TOKEN, None) == (found.off, found.failure)
+            with_static = await discover(server.url, token=token, static=(STATIC,))
+            assert (["static"], None, None) == (names(with_static), with_static.off, with_static.failure)
+            with_tables = await discover(server.url, token=token, read_tables=tables(EU))
+            assert (["eu"], None, None) == (names(with_tables), with_tables.off, with_tables.failure)
+        assert 2 == len(server.asked)
+
+
+async def test_a_list_goes_on_while_the_token_file_is_no_good(tmp_path: Path) -> None:
+    """And says what it is: the file, not the right."""
+    path = tmp_path / "token"
+    path.write_text(TOKEN.reveal())
+    clock = SystemClock()
+    async with RawServer({PATH: json_response(LIST)}) as server:
+        target = WorkspaceProxiesTarget(
+            deployment="prod",
+            section=Section.WORKSPACE_PROXY,
+            interval_seconds=30.0,
+            timeout_seconds=5.0,
+            access_url=AccessURL(url=server.url),
+            session_token=SessionToken(token_file=path),
+        )
+        discovery = ProxyDiscovery(target, clock=clock, read_tables=None)
+        await discovery.refresh(clock.monotonic() + 5.0)
+        path.unlink()
+        found = await discovery.refresh(clock.monotonic() + 5.0)
+    assert (["eu"], None) == (names(found), found.off)
+    assert found.failure is not None
+    assert Reason.AUTH is found.failure.reason
+    assert "the file of the session token cannot be read: No such file or directory" == found.failure.message
+
+
+@pytest.mark.parametrize("failure", [INTERNAL, response(503), response(404, b"no such page"), b""])
+@pytest.mark.parametrize(("told", "off"), [(NOT_LICENSED, OffReason.NOT_LICENSED), (FORBIDDEN, OffReason.FORBIDDEN)])
+async def test_what_was_told_stays_while_nobody_can_be_asked(told: bytes, off: OffReason, failure: bytes) -> None:
+    """That there is no list for us is knowledge, which an outage says nothing against, however long it lasts;
+    a list that comes at last is another answer."""
+    clock = ShiftedClock()
+    async with RawServer({PATH: told}) as server:
+        discovery = make_discovery(server.url, clock)
+        with_static = make_discovery(server.url, clock, static=(STATIC,))
+        assert off is (await look(discovery, clock)).off
+        await look(with_static, clock)
+        server.answers[PATH] = failure
+        for later_seconds in (INTERVAL_SECONDS, 5 * INTERVAL_SECONDS, 100 * INTERVAL_SECONDS):
+            found = await look(discovery, clock, later_seconds=later_seconds)
+            assert (off, None, None) == (found.off, found.failure, found.age_seconds)
+            found = await look(with_static, clock)
+            assert (["static"], None, None) == (names(found), found.off, found.failure)
+        server.answers[PATH] = json_response(LIST)
+        assert ["eu"] == names(await look(discovery, clock))
+        server.answers[PATH] = failure
+        found = await look(discovery, clock, later_seconds=6 * INTERVAL_SECONDS)
+        assert (None, None) == (found.off, found.age_seconds)
+        assert found.failure is not None
+
+
+async def test_that_there_are_none_does_not_grow_old() -> None:
+    """An empty list has no states that are dropped: it is told that it could not be refreshed, and no more. One
+    with proxies is dropped after five intervals."""
+    clock = ShiftedClock()
+    async with RawServer({PATH: json_response('{"regions": [{"id": "0", "name": "primary"}]}')}) as server:
+        discovery = make_discovery(server.url, clock)
+        await look(discovery, clock)
+        server.answers[PATH] = INTERNAL
+        found = await look(discovery, clock, later_seconds=100 * INTERVAL_SECONDS)
+        assert ((), None) == (found.proxies, found.off)
+        assert found.failure is not None
+        assert found.age_seconds is not None
+        # a right that is missing is another answer
+        server.answers[PATH] = FORBIDDEN
+        assert OffReason.FORBIDDEN is (await look(discovery, clock)).off
+
+
+async def test_a_server_without_a_licence_has_none_whatever_its_tables_do() -> None:
+    """A database that is gone is no trouble of proxies that nobody may have."""
+    clock = ShiftedClock()
+    gone = tables(error=ConnectError("the database is gone"))
+    async with RawServer({PATH: NOT_LICENSED}) as server:
+        found = await look(make_discovery(server.url, clock, read_tables=gone), clock)
+        assert (OffReason.NOT_LICENSED, None) == (found.off, found.failure)
+        # a token that may not read it says nothing of what there is
+        server.answers[PATH] = FORBIDDEN
+        found = await look(make_discovery(server.url, clock, read_tables=gone), clock)
+        assert (None, True) == (found.off, found.failure is not None)
+
+
+async def test_a_token_that_is_gone_tells_nothing_of_the_server(tmp_path: Path) -> None:
+    """It turns the section off; once it is back, what the server said before holds again."""
+    path, clock = tmp_path / "token", ShiftedClock()
+    path.write_text(TOKEN.reveal())
+    async with RawServer({PATH: NOT_LICENSED}) as server:
+        fresh, known = (make_discovery(server.url, clock, token=SessionToken(token_file=path)) for _ in range(2))
+        await look(known, clock)
+        path.write_text("")
+        assert [OffReason.NO_TOKEN] * 2 == [(await look(one, clock)).off for one in (fresh, known)]
+        path.write_text(TOKEN.reveal())
+        server.answers[PATH] = INTERNAL
+        assert [None, OffReason.NOT_LICENSED] == [(await look(one, clock)).off for one in (fresh, known)]

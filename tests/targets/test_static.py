@@ -17,7 +17,7 @@ from exporter.config.model import (
     ReplicaConfig,
     SectionConfig,
 )
-from exporter.health.model import OffReason, Section
+from exporter.health.model import REPORT_SECTIONS, OffReason, Section, Witness
 from exporter.health.settle import Policy
 from exporter.secret import Secret
 from exporter.targets.model import (
@@ -26,10 +26,12 @@ from exporter.targets.model import (
     DerpMapSource,
     DerpTarget,
     DirectConnectionsTarget,
+    HTTPTarget,
     LossMode,
     ProvisionerDaemonsTarget,
     Replica,
     SectionKey,
+    SessionToken,
     WorkspaceProxiesTarget,
 )
 from exporter.targets.static import Plan, plan
@@ -43,18 +45,41 @@ def plan_one(**facts: object) -> Plan:
     return plan(Config(deployments=(DeploymentConfig(name="prod", url="https://c.example.com", **facts),)))  # type: ignore[arg-type]
 
 
-def off(found: Plan) -> dict[Section, OffReason]:
-    return {key.section: reason for key, reason in found.off.items()}
+def off(found: Plan, witness: Witness = Witness.PROBE) -> dict[Section | str, OffReason]:
+    return {key.section: reason for key, reason in found.off.items() if key.witness is witness}
 
 
 def test_each_grade_has_its_sections() -> None:
     """What is given decides what is on; the rest says what it lacks."""
+    no_database = {Section.DATABASE: OffReason.NO_DATABASE}
+    coders_own = {Section.REPORT: OffReason.NO_TOKEN, Section.EXPORTER: OffReason.NO_TOKEN}
     daemons = {Section.PROVISIONER_DAEMONS: OffReason.NO_TOKEN}
-    anonymous = {Section.DATABASE: OffReason.NO_DATABASE, Section.WORKSPACE_PROXY: OffReason.NO_TOKEN, **daemons}
-    assert anonymous == off(plan_one())
-    assert {Section.DATABASE: OffReason.NO_DATABASE} == off(plan_one(session_token=TOKEN))
-    assert {Section.DATABASE: OffReason.NO_DATABASE, **daemons} == off(plan_one(static_proxies=(PROXY,)))
-    assert {} == off(plan_one(database=DATABASE))
+    proxies = {Section.WORKSPACE_PROXY: OffReason.NO_TOKEN}
+    assert no_database | coders_own | daemons | proxies == off(plan_one())
+    for token in ({"session_token": TOKEN}, {"session_token_file": Path("token")}):
+        assert no_database == off(plan_one(**token))
+        assert {} == off(plan_one(**token), Witness.REPORT)
+    assert no_database | coders_own | daemons == off(plan_one(static_proxies=(PROXY,)))
+    assert coders_own == off(plan_one(database=DATABASE))
+    assert dict.fromkeys(REPORT_SECTIONS, OffReason.NO_TOKEN) == off(plan_one(), Witness.REPORT)
+
+
+def test_a_token_is_used_from_where_it_stands() -> None:
+    """Written, or in a file that is read again at each use; relays never get it."""
+    for facts, source in (
+        ({"session_token": TOKEN}, SessionToken(token=TOKEN)),
+        ({"session_token_file": Path("token")}, SessionToken(token_file=Path("token"))),
+        ({}, None),
+    ):
+        found = plan_one(database=DATABASE, **facts)
+        given = {target.section: target.session_token for target in found.targets if isinstance(target, HTTPTarget)}
+        for section in (Section.ACCESS_URL, Section.DERP, Section.DIRECT_CONNECTIONS):
+            assert given.pop(section) is None
+        expected = {Section.WEBSOCKET, Section.WORKSPACE_PROXY, Section.PROVISIONER_DAEMONS}
+        expected |= {Section.REPORT, Section.EXPORTER} if source is not None else set()
+        assert dict.fromkeys(expected, source) == given
+        assert source == found.map_sources["prod"].session_token
+        assert {source} - {None} == {report.session_token for report in found.reports.values()}
 
 
 def test_disabled_comes_before_every_other_reason() -> None:
@@ -62,7 +87,7 @@ def test_disabled_comes_before_every_other_reason() -> None:
     disabled = SectionConfig(enabled=False)
     found = plan_one(database_section=disabled, websocket=disabled)
     assert OffReason.DISABLED is off(found)[Section.DATABASE]
-    assert [Section.ACCESS_URL, Section.DERP, Section.DIRECT_CONNECTIONS] == [
+    assert [Section.ACCESS_URL, Section.DERP, Section.DIRECT_CONNECTIONS, Section.EXPORTER] == [
         target.section for target in found.targets
     ]
 
@@ -80,7 +105,7 @@ def test_targets_carry_what_was_configured() -> None:
     )
     assert 5 == found.policies[SectionKey(deployment="prod", section=Section.DATABASE)].raise_after
     (proxies,) = (target for target in found.targets if isinstance(target, WorkspaceProxiesTarget))
-    assert (("eu",), TOKEN, DATABASE.url) == (
+    assert (("eu",), SessionToken(token=TOKEN), DATABASE.url) == (
         tuple(proxy.name for proxy in proxies.static),
         proxies.session_token,
         proxies.database_url,
@@ -99,7 +124,7 @@ def test_provisioner_daemons_carry_what_was_configured() -> None:
         target.stale_after_seconds,
         target.run_limit_seconds,
     )
-    assert (TOKEN, DATABASE.url, Path("ca.pem"), HERE) == (
+    assert (SessionToken(token=TOKEN), DATABASE.url, Path("ca.pem"), HERE) == (
         target.session_token,
         target.database_url,
         target.ca_file,
@@ -109,8 +134,10 @@ def test_provisioner_daemons_carry_what_was_configured() -> None:
 
 def test_sections_come_in_their_order() -> None:
     """Everything that is shown follows one order."""
-    found = plan_one(database=DATABASE)
-    assert list(Section) == [target.section for target in found.targets] == [key.section for key in found.policies]
+    found = plan_one(database=DATABASE, session_token=TOKEN)
+    # the token is the deployment's, and the rest of the exporter nobody's
+    expected = [*Section, Section.EXPORTER]
+    assert expected == [target.section for target in found.targets] == [key.section for key in found.policies]
 
 
 DERP = DerpSectionConfig(
@@ -180,7 +207,7 @@ def test_the_map_is_had_for_either_section() -> None:
     source = DerpMapSource(
         deployment="prod",
         access_url=HERE,
-        session_token=TOKEN,
+        session_token=SessionToken(token=TOKEN),
         ca_file=Path("ca.pem"),
         map_file=Path("map.json"),
         interval_seconds=60.0,
@@ -218,9 +245,10 @@ def test_schedule_names_are_unique() -> None:
         for target in plan(
             Config(
                 deployments=tuple(
-                    DeploymentConfig(name=name, url="https://c.example.com", database=DATABASE) for name in ("a", "b")
+                    DeploymentConfig(name=name, url="https://c.example.com", database=DATABASE, session_token=TOKEN)
+                    for name in ("a", "b")
                 )
             )
         ).targets
     ]
-    assert 14 == len(names) == len(set(names))
+    assert 2 * 9 + 1 == len(names) == len(set(names))
