@@ -20,6 +20,7 @@ from exporter.config.values import (
     URL,
     Boolean,
     Count,
+    DNSName,
     Duration,
     FilePath,
     Grace,
@@ -30,6 +31,9 @@ from exporter.config.values import (
     LossWindow,
     Name,
     PacketRate,
+    Port,
+    Reference,
+    Scheme,
     SecretText,
     TimeZone,
     UUIDText,
@@ -40,6 +44,7 @@ from exporter.config.values import (
     refuse,
 )
 from exporter.config.windows import DEFAULT_ZONE
+from exporter.health.database import DEFAULT_LATENCY_THRESHOLD_SECONDS
 from exporter.health.model import Section
 from exporter.health.settle import Policy
 
@@ -49,7 +54,8 @@ class Key:
     """What a person should know of a key.
 
     `default` is written as in the file; empty when there is none. `inherited`: the default is not a
-    value but the words that tell where it comes from. `example` is written, as a comment, where no
+    value but the words that tell where it comes from; `own`: it has a default of its own, though the mapping
+    that it stands in inherits. `example` is written, as a comment, where no
     default can. `optional`: a mapping that means something by being there.
     """
 
@@ -57,6 +63,7 @@ class Key:
     form: str = ""
     default: str = ""
     inherited: bool = False
+    own: bool = False
     example: str = ""
     optional: bool = False
 
@@ -137,8 +144,6 @@ class Settle(Keys):
 
 
 class Global(Keys):
-    not_built = frozenset({"reference"})
-
     interval: Annotated[
         Interval | None,
         Key(
@@ -156,6 +161,14 @@ class Global(Keys):
         ),
     ] = None
     settle: Annotated[Settle | None, Key(meaning="When an observed code becomes active, and when it is over.")] = None
+    reference: Annotated[
+        Reference | None,
+        Key(
+            meaning="What answers whenever this host is not cut off (XEXP01); asked only while no target answers.",
+            form="host and port",
+            example='"192.0.2.1:443"',
+        ),
+    ] = None
 
 
 class SectionKeys(Keys):
@@ -310,8 +323,37 @@ class DirectConnectionsKeys(SectionKeys):
     ] = None
 
 
+class ReportSettle(Settle):
+    raise_: Annotated[
+        Count | None,
+        Key(
+            meaning="A code becomes active after so many distinct reports in a row that told it.",
+            form=_COUNT,
+            default=str(model.REPORT_RAISE_AFTER),
+            own=True,
+        ),
+    ] = Field(default=None, alias="raise")
+
+
+class ReportKeys(SectionKeys):
+    interval: Annotated[
+        Interval | None,
+        Key(
+            meaning="Time between the starts of two polls; at least "
+            f"{format_duration(model.MIN_REPORT_INTERVAL_SECONDS)}, unless Coder runs on this host.",
+            form=_DURATION,
+            default=format_duration(model.SECTION_INTERVAL_SECONDS[Section.REPORT]),
+        ),
+    ] = None
+    timeout: Annotated[Duration | None, _timeout(Section.REPORT, "one poll with all its repetitions")] = None
+    settle: Annotated[
+        ReportSettle | None,
+        Key(meaning="Single keys of global.settle, for all that Coder's report tells.", inherited=True, optional=True),
+    ] = None
+
+
 class Sections(Keys):
-    not_built = frozenset({"report", "workspaces"})
+    not_built = frozenset({"workspaces"})
 
     access_url: Annotated[AccessURLKeys | None, Key(meaning="GET /healthz and /api/v2/buildinfo.")] = None
     websocket: Annotated[WebSocketKeys | None, Key(meaning="A websocket through the access URL.")] = None
@@ -324,6 +366,7 @@ class Sections(Keys):
     direct_connections: Annotated[
         DirectConnectionsKeys | None, Key(meaning="What this host's network lets through: NAT, UDP, MTU.")
     ] = None
+    report: Annotated[ReportKeys | None, Key(meaning="Coder's own health report; needs an Owner's token.")] = None
 
 
 class TLS(Keys):
@@ -356,9 +399,10 @@ class Database(Keys):
     latency_threshold: Annotated[
         LatencyThreshold | None,
         Key(
-            meaning="EDB02 is raised from this median latency on, in whole milliseconds.",
+            meaning="EDB02 is raised from this median latency on, in whole milliseconds; left out: as Coder says, else "
+            f"{format_duration(DEFAULT_LATENCY_THRESHOLD_SECONDS)}.",
             form=_DURATION,
-            default=format_duration(_DATABASE["latency_threshold_seconds"]),
+            example=format_duration(DEFAULT_LATENCY_THRESHOLD_SECONDS),
         ),
     ] = None
     fresh_connection_interval: Annotated[
@@ -421,12 +465,46 @@ def _read_replica(value: object) -> object:
     return value if isinstance(value, dict) else {"url": read_url(value)}
 
 
-class Replicas(Keys):
-    not_built = frozenset({"dns", "port"})
+_DEPLOYMENT = {name: field.default for name, field in model.DeploymentConfig.__dataclass_fields__.items()}
 
+
+class Replicas(Keys):
+    dns: Annotated[
+        DNSName | None,
+        Key(
+            meaning="A name with the addresses of all replicas, like a headless service; with _ in front it is an SRV.",
+            form="DNS name",
+            example="coder-headless.coder.svc",
+        ),
+    ] = None
+    port: Annotated[
+        Port | None,
+        Key(
+            meaning="Where each replica answers at the addresses of dns; required with it, unless SRV tells the port.",
+            form="number, 1 to 65535",
+            example="8080",
+        ),
+    ] = None
+    scheme: Annotated[
+        Scheme | None,
+        Key(
+            meaning="What replicas of dns speak there; whatever the access URL speaks, and whatever the port.",
+            form="http or https",
+            default=model.REPLICA_SCHEME,
+            example=model.REPLICA_SCHEME,
+        ),
+    ] = None
     urls: Annotated[
         list[Annotated[Replica, BeforeValidator(_read_replica)]] | None,
-        Key(meaning="Each replica of coderd by its own URL; their relays must reach one another (XDERP04)."),
+        Key(meaning="Each replica of coderd by its own URL, instead of dns; at most 50."),
+    ] = None
+    discover: Annotated[
+        Boolean | None,
+        Key(
+            meaning="Whether replicas, and names for those of dns or urls, are read from Coder's table or its API.",
+            form=_BOOLEAN,
+            default=_write_boolean(_DEPLOYMENT["discover_replicas"]),
+        ),
     ] = None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from exporter.config.problems import escape
 from exporter.errors import ExporterError
-from exporter.log import mask
+from exporter.secret import mask
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SECRET_BYTES = 1 << 16

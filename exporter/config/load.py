@@ -85,7 +85,8 @@ def _finish(source: str, tree: Tree, origin: Origin, given: Mapping[str, str], c
             shown.append(f"and {len(problems) - len(shown)} more")
         raise ConfigError(shown)
     warnings = _render(source, origin, resolver.warnings)
-    return Config(deployments=deployments, warnings=tuple(warnings), source=source)
+    reference = document.global_.reference if document.global_ is not None else None
+    return Config(deployments=deployments, reference=reference, warnings=tuple(warnings), source=source)
 
 
 def _render(source: str, origin: Origin, problems: Iterable[Problem]) -> list[str]:

@@ -26,13 +26,27 @@ SECTION_TIMEOUT_SECONDS: Mapping[Section, float] = {
     # of a DERP node, when no caller sets another
     Section.DERP: 10.0,
     Section.DIRECT_CONNECTIONS: 10.0,
+    # Coder lets the request that makes a report wait for 30 s, and then it is asked again
+    Section.REPORT: 80.0,
 }
 # A check of a relay is four logins, and STUN servers may be somebody else's.
 # Source: derp-stun, P14.
 SECTION_INTERVAL_SECONDS: Mapping[Section, float] = {
     Section.DERP: 60.0,
     Section.DIRECT_CONNECTIONS: 60.0,
+    # each may cost Coder a whole round of its own checks
+    Section.REPORT: 120.0,
 }
+# Of the report: what is asked more often is a load for Coder. A deployment on this host itself is one
+# that somebody tries things out with.
+MIN_REPORT_INTERVAL_SECONDS = 90.0
+# Coder's report counts once for each time it was made, and that is seldom.
+# Source: contract, section 8, Settling
+REPORT_RAISE_AFTER = 1
+# What coderd speaks on its own port; TLS most often ends before it.
+REPLICA_SCHEME = "http"
+# How long a token is good changes slowly. Reading it is a use of the token, and moves its end.
+TOKEN_INTERVAL_SECONDS = 60.0
 # Names of tunnel interfaces, for those that the kernel's kind does not tell.
 TUNNEL_INTERFACES = ("tun*", "tap*", "utun*", "wg*", "ppp*", "ipsec*", "tailscale*", "zt*", "nordlynx*", "coder*")
 
@@ -96,11 +110,20 @@ class ReplicaConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaDNSConfig:
+    """A name that has the addresses of all replicas. `port` is None for a service (SRV), which tells it."""
+
+    name: str
+    port: int | None
+    scheme: str = REPLICA_SCHEME
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseConfig:
     """`url` is what `CODER_PG_CONNECTION_URL` holds: a URL or a keyword string."""
 
     url: Secret
-    latency_threshold_seconds: float = 0.015  # --health-check-threshold-database
+    latency_threshold_seconds: float | None = None  # as Coder's configuration says, else its default
     fresh_connection_interval_seconds: float = 300.0
 
 
@@ -115,7 +138,8 @@ class ProxyConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentConfig:
-    """One Coder deployment. Exactly one of `url` and `url_file` is set.
+    """One Coder deployment. Exactly one of `url` and `url_file` is set, and at most one of `session_token`
+    and `session_token_file`, whose content may change while the exporter runs.
 
     `ca_file`: PEM file of additional trusted certificates (`tls: {ca_file: ...}`).
     """
@@ -124,6 +148,7 @@ class DeploymentConfig:
     url: str | None = None
     url_file: Path | None = None
     session_token: Secret | None = None
+    session_token_file: Path | None = None
     deployment_id: str | None = None
     ca_file: Path | None = None
     database: DatabaseConfig | None = None
@@ -134,8 +159,11 @@ class DeploymentConfig:
     workspace_proxy: SectionConfig = field(default_factory=SectionConfig)
     provisioner_daemons: ProvisionerDaemonsSectionConfig = field(default_factory=ProvisionerDaemonsSectionConfig)
     direct_connections: DirectConnectionsSectionConfig = field(default_factory=DirectConnectionsSectionConfig)
+    report: SectionConfig = field(default_factory=SectionConfig)
     static_proxies: tuple[ProxyConfig, ...] = ()
     replicas: tuple[ReplicaConfig, ...] = ()
+    replica_dns: ReplicaDNSConfig | None = None
+    discover_replicas: bool = True
     maintenance: tuple[Window, ...] = ()
 
 
@@ -144,9 +172,11 @@ class Config:
     """Everything that a run of the exporter is told.
 
     `warnings` are sentences about things that work but should be mended; they are logged.
-    `source` names where it came from: a path, or "environment".
+    `source` names where it came from: a path, or "environment". `reference` is an address (host:port)
+    that answers whenever this host is not cut off.
     """
 
     deployments: tuple[DeploymentConfig, ...]
+    reference: str | None = None
     warnings: tuple[str, ...] = ()
     source: str = "environment"

@@ -14,7 +14,7 @@ from typing import TypeVar
 from exporter.config import files
 from exporter.config.decode import find_line
 from exporter.config.problems import KeyPath, Problem, escape, format_path
-from exporter.log import mask
+from exporter.secret import mask
 
 _Value = TypeVar("_Value")
 
@@ -65,14 +65,21 @@ class Notes:
             self.refuse((*path, twin), f"stands beside {name}; keep one of them")
         return not both and not self.broken_within(path, name, twin)
 
+    def locate(self, path: KeyPath, file: Path) -> Path:
+        """Return where a file is; a path of the environment begins at the working directory."""
+        return self.origin.folder / file if self._is_from_file(path) else file
+
+    def _is_from_file(self, path: KeyPath) -> bool:
+        return not self.origin.alone and path not in self.origin.variables
+
     def read_file(self, path: KeyPath, file: Path, read: Callable[[Path], _Value]) -> tuple[Path, _Value | None]:
-        """Find a file and read it; a path of the environment begins at the working directory."""
-        from_file = not self.origin.alone and path not in self.origin.variables
-        located = self.origin.folder / file if from_file else file
+        """Find a file and read it."""
+        located = self.locate(path, file)
         try:
             return located, read(located)
         except files.Unreadable as error:
-            hint = "; a relative path begins at the configuration's folder" if from_file and error.missing else ""
+            within = self._is_from_file(path) and error.missing
+            hint = "; a relative path begins at the configuration's folder" if within else ""
             self.refuse(path, f"the file {error}{hint if not file.is_absolute() else ''}")
             return located, None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from exporter.log import mask
+from exporter.secret import mask
 
 KeyPath = tuple[str | int, ...]
 

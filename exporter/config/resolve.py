@@ -4,6 +4,7 @@ the files that they name are read. Its sections are filled in by sections.py.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import ssl
 import uuid
@@ -34,6 +35,7 @@ from exporter.config.windows import WANTED as START_WANTED
 from exporter.errors import WireError
 from exporter.health.maintenance import OnceWindow, WeeklyWindow, Window
 from exporter.health.model import Section
+from exporter.health.replica import MAX_REPLICAS
 from exporter.secret import Secret
 from exporter.wire.postgres_url import PostgresURLError, parse_postgres_url
 from exporter.wire.url import parse_origin
@@ -87,6 +89,7 @@ class Resolver:
         url = self._url((*path, "url"), keys.url)
         url_file = self._access_url_file(path, keys)
         name = self._name(path, keys.name, url)
+        token, token_file = self._session_token(path, keys)
         sections = keys.sections or Sections()
         resolve = self._sections.resolve
         ca_file = keys.tls.ca_file if keys.tls is not None else None
@@ -94,7 +97,8 @@ class Resolver:
             name=name,
             url=url,
             url_file=url_file,
-            session_token=self._session_token(path, keys),
+            session_token=token,
+            session_token_file=token_file,
             deployment_id=keys.deployment_id,
             ca_file=self._certificates((*path, "tls", "ca_file"), ca_file),
             database=self._database((*path, "database"), keys.database),
@@ -115,8 +119,11 @@ class Resolver:
                 sections.direct_connections,
                 model.DirectConnectionsSectionConfig,
             ),
+            report=resolve(path, Section.REPORT, sections.report, on_this_host=_is_on_this_host(url, url_file)),
             static_proxies=self._proxies((*path, "workspace_proxies", "static"), name, keys),
             replicas=self._replicas((*path, "replicas"), keys.replicas),
+            replica_dns=self._replica_dns((*path, "replicas"), keys.replicas),
+            **given(discover_replicas=keys.replicas and keys.replicas.discover),
             maintenance=self._maintenance((*path, "maintenance"), keys.maintenance or []),
         )
 
@@ -163,20 +170,23 @@ class Resolver:
         # what is in it is judged at run time: it may be mended while the exporter runs
         return self._notes.read_file(key, keys.url_file, files.check_readable)[0]
 
-    def _session_token(self, path: KeyPath, keys: Deployment) -> Secret | None:
+    def _session_token(self, path: KeyPath, keys: Deployment) -> tuple[Secret | None, Path | None]:
+        """Return the written token, or the file, which holds a good one now and is read again at each use."""
         if not self._notes.exclude(path, keys, "session_token"):
-            return None
+            return None, None
         key, token = self._secret(path, "session_token", keys.session_token, keys.session_token_file)
         if token is None:
-            return None
+            return None, None
         if not _VISIBLE_ASCII.fullmatch(token):
             self._notes.refuse(
                 key, "the token holds a space, a control character or a letter beyond ASCII; write it bare"
             )
-            return None
+            return None, None
         if not _TOKEN_FORM.fullmatch(token):
             self._notes.warn(key, "the token does not look like one of Coder's: 10 characters, a hyphen, 22 characters")
-        return Secret(token)
+        if keys.session_token_file is not None:
+            return None, self._notes.locate(key, keys.session_token_file)
+        return Secret(token), None
 
     def _secret(self, path: KeyPath, name: str, inline: Secret | None, file: Path | None) -> tuple[KeyPath, str | None]:
         """Return the key that holds the secret, and the secret stripped; None when there is none."""
@@ -296,10 +306,35 @@ class Resolver:
     def _replicas(self, path: KeyPath, keys: Replicas | None) -> tuple[model.ReplicaConfig, ...]:
         if keys is None:
             return ()
-        if keys.urls is None and not self._notes.broken_within(path, "urls", *Replicas.not_built):
-            self._notes.refuse((*path, "urls"), "is missing; list the URLs of the replicas, or remove `replicas`")
+        if all(getattr(keys, name) is None for name in ("urls", "dns", "discover")) and not self._notes.broken_within(
+            path, "urls", "dns", "discover"
+        ):
+            text = "is missing; write dns, or list the URLs of the replicas, or remove `replicas`"
+            self._notes.refuse((*path, "urls"), text)
+        if len(keys.urls or []) > MAX_REPLICAS:
+            self._notes.refuse((*path, "urls"), f"lists {len(keys.urls or [])}; at most {MAX_REPLICAS}")
+            return ()
         replicas = [self._replica((*path, "urls", index), replica) for index, replica in enumerate(keys.urls or [])]
         return tuple(replica for replica in replicas if replica is not None)
+
+    def _replica_dns(self, path: KeyPath, keys: Replicas | None) -> model.ReplicaDNSConfig | None:
+        if keys is None or self._notes.broken((*path, "dns")):
+            return None
+        if keys.dns is None:
+            for name in ("port", "scheme"):
+                if getattr(keys, name) is not None:
+                    self._notes.refuse((*path, name), "means nothing without dns; remove it")
+            return None
+        if keys.urls is not None:
+            self._notes.refuse((*path, "dns"), "stands beside urls; keep one of them")
+            return None
+        service = keys.dns.startswith("_")
+        if service and keys.port is not None:
+            self._notes.refuse((*path, "port"), "stands beside a dns that is asked for SRV, which tells it; remove it")
+        if not service and keys.port is None and not self._notes.broken((*path, "port")):
+            text = "is missing; write the port on which each replica answers, like 8080"
+            self._notes.refuse((*path, "port"), text)
+        return model.ReplicaDNSConfig(name=keys.dns, port=keys.port, **given(scheme=keys.scheme))
 
     def _replica(self, path: KeyPath, keys: Replica) -> model.ReplicaConfig | None:
         if self._notes.broken(path):
@@ -360,6 +395,19 @@ def _name_replica(url: str) -> str:
     origin = parse_origin(url)
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return f"{host}:{origin.port}"[:MAX_NAME_CHARACTERS]
+
+
+def _is_on_this_host(url: str | None, url_file: Path | None) -> bool:
+    """Whether the access URL, as it is now, is an address of this host's loopback."""
+    try:
+        text = url if url is not None else files.read_small_file(url_file, max_bytes=4096).text if url_file else ""
+        host = parse_origin(text.strip()).host
+    except (files.Unreadable, WireError):
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _mode(mode: int) -> str:

@@ -70,16 +70,25 @@ class SectionResolver:
         section: Section,
         keys: SectionKeys | None,
         kind: type[_SectionConfig] = model.SectionConfig,  # type: ignore[assignment]
+        *,
+        on_this_host: bool = False,
     ) -> _SectionConfig:
-        """Return a section of the deployment at that path."""
+        """Return a section of the deployment at that path.
+
+        Args:
+            on_this_host: Its Coder is no server in use, which the report may not burden.
+        """
         keys = keys or SectionKeys()
         path = (*path, "sections", section.value)
         interval = self._interval(path, section, keys.interval)
+        own_settle = (Settle.model_validate({"raise": model.REPORT_RAISE_AFTER}),) if section is Section.REPORT else ()
+        if section is Section.REPORT and not on_this_host:
+            self._check_report_interval(path, keys.interval)
         return kind(
             **given(enabled=keys.enabled),
             interval_seconds=interval.seconds,
             timeout_seconds=self._timeout(path, section, keys.timeout, interval),
-            settle=_merge_settle(self._global.settle, keys.settle),
+            settle=_merge_settle(self._global.settle, *own_settle, keys.settle),
             **self._own(path, keys, interval),
         )
 
@@ -98,6 +107,12 @@ class SectionResolver:
                 return {}
 
     # intervals and timeouts
+
+    def _check_report_interval(self, path: KeyPath, interval: float | None) -> None:
+        least = model.MIN_REPORT_INTERVAL_SECONDS
+        if interval is not None and interval < least:
+            text = f"{format_duration(interval)} is too often: each report may cost Coder a round of checks; "
+            self._notes.refuse((*path, "interval"), f"{text}at least {format_duration(least)}")
 
     def _check_timeout(self, path: KeyPath, timeout: float, interval: _Interval) -> None:
         if timeout > interval.seconds and interval.origin is not None:

@@ -60,8 +60,9 @@ def defaults_yaml() -> str:
 
 def redacted(config: Config) -> str:
     """Write the configuration in force as YAML, in the form of the file, each secret as `<secret>`."""
-    deployments = [_show_deployment(deployment) for deployment in config.deployments]
-    return yaml.safe_dump({"deployments": deployments}, sort_keys=False, allow_unicode=True, width=120)
+    shown: dict[str, Any] = {} if config.reference is None else {"global": {"reference": config.reference}}
+    shown["deployments"] = [_show_deployment(deployment) for deployment in config.deployments]
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _key(model: type[Keys], name: str) -> Key:
@@ -76,7 +77,7 @@ def _rows(model: type[Keys], prefix: str, *, inherited: str) -> Iterator[Row]:
         if inner is not None:
             yield from _rows(inner, f"{path}.", inherited=f"global.{name}." if key.inherited else "")
         else:
-            default = f"{inherited}{name}" if inherited else key.default
+            default = f"{inherited}{name}" if inherited and not key.own else key.default
             yield Row(key=path, form=key.form, default=default, meaning=key.meaning)
 
 
@@ -118,6 +119,8 @@ def _show_deployment(deployment: DeploymentConfig) -> dict[str, Any]:
         shown["url_file"] = str(deployment.url_file)
     if deployment.session_token is not None:
         shown["session_token"] = str(deployment.session_token)
+    if deployment.session_token_file is not None:
+        shown["session_token_file"] = str(deployment.session_token_file)
     if deployment.deployment_id is not None:
         shown["deployment_id"] = deployment.deployment_id
     if deployment.ca_file is not None:
@@ -125,11 +128,12 @@ def _show_deployment(deployment: DeploymentConfig) -> dict[str, Any]:
     if deployment.database is not None:
         shown["database"] = {
             "url": str(deployment.database.url),
-            "latency_threshold": format_duration(deployment.database.latency_threshold_seconds),
             "fresh_connection_interval": format_duration(deployment.database.fresh_connection_interval_seconds),
         }
-    if deployment.replicas:
-        shown["replicas"] = {"urls": [{"name": replica.name, "url": replica.url} for replica in deployment.replicas]}
+        if deployment.database.latency_threshold_seconds is not None:
+            threshold = format_duration(deployment.database.latency_threshold_seconds)
+            shown["database"]["latency_threshold"] = threshold
+    shown["replicas"] = _show_replicas(deployment)
     shown["sections"] = {
         "access_url": _show_section(deployment.access_url),
         "websocket": _show_section(deployment.websocket),
@@ -138,6 +142,7 @@ def _show_deployment(deployment: DeploymentConfig) -> dict[str, Any]:
         "workspace_proxy": _show_section(deployment.workspace_proxy),
         "provisioner_daemons": _show_section(deployment.provisioner_daemons),
         "direct_connections": _show_section(deployment.direct_connections),
+        "report": _show_section(deployment.report),
     }
     if deployment.static_proxies:
         proxies = [{"name": proxy.name, "url": proxy.url, "id": proxy.id} for proxy in deployment.static_proxies]
@@ -145,6 +150,19 @@ def _show_deployment(deployment: DeploymentConfig) -> dict[str, Any]:
     if deployment.maintenance:
         shown["maintenance"] = [_show_window(window) for window in deployment.maintenance]
     return shown
+
+
+def _show_replicas(deployment: DeploymentConfig) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    dns = deployment.replica_dns
+    if dns is not None:
+        shown["dns"] = dns.name
+        if dns.port is not None:
+            shown["port"] = dns.port
+        shown["scheme"] = dns.scheme
+    if deployment.replicas:
+        shown["urls"] = [{"name": replica.name, "url": replica.url} for replica in deployment.replicas]
+    return shown | {"discover": deployment.discover_replicas}
 
 
 def _show_window(window: Window) -> dict[str, Any]:

@@ -40,6 +40,9 @@ _PORT = re.compile(r":[0-9]*$")
 _NUMBER_AT_END = re.compile(r"(?:^|\.)[0-9]+\.?$")  # no domain ends so: an address that is none
 _NO_HOST = re.compile(r"[?#@:]")
 _HOST_WANTED = "write the host alone, like derp.example.com"
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:?#@\[\]]+):[0-9]+")
+_REFERENCE_WANTED = "write host and port, like 192.0.2.1:443 or [2001:db8::1]:443"
+_DNS_WANTED = "write the name alone, like coder-headless.coder.svc"
 
 
 def refuse(text: str) -> NoReturn:
@@ -138,6 +141,38 @@ def _read_count(value: object) -> int:
 
 def _read_packet_rate(value: object) -> int:
     return _read_whole_number(value, 1, MAX_PACKETS_PER_SECOND)
+
+
+def _read_port(value: object) -> int:
+    return _read_whole_number(value, 1, 65535)
+
+
+def _read_scheme(value: object) -> str:
+    text = _read_text(value).lower()
+    if text not in ("http", "https"):
+        refuse(f"{quote(text)} is no scheme; write http or https")
+    return text
+
+
+def _read_dns_name(value: object) -> str:
+    """Return a name to look up as it is: a dot at its end means that it is absolute."""
+    text = _read_text(value)
+    for what, found in (
+        ("a scheme", "://" in text),
+        ("a wildcard", "*" in text),
+        ("a slash", "/" in text),
+        ("a port", _PORT.search(text) and not _is_address(text)),
+    ):
+        if found:
+            refuse(f"holds {what}; {_DNS_WANTED}")
+    if _is_address(text.strip("[]")):
+        refuse("is an IP address; list the URLs of replicas in urls")
+    try:
+        if not _NUMBER_AT_END.search(text) and not _NO_HOST.search(text):
+            return parse_origin(f"https://{text}").host
+    except WireError:
+        pass  # told below, without the words about URLs
+    refuse("is not a name that can be looked up; write it like coder-headless.coder.svc")
 
 
 def _read_duration(value: object) -> float:
@@ -241,6 +276,25 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def _read_reference(value: object) -> str:
+    """Return an address with its port, as it is connected to."""
+    text = _read_text(value)
+    if "://" in text or "/" in text:
+        refuse(f"holds a scheme or a slash; {_REFERENCE_WANTED}")
+    if not _HOST_AND_PORT.fullmatch(text):
+        refuse(f"has no port; {_REFERENCE_WANTED}" if ":" not in text else f"is malformed; {_REFERENCE_WANTED}")
+    host = text.rpartition(":")[0]
+    if _NUMBER_AT_END.search(host) and not _is_address(host):
+        refuse(f"is malformed; {_REFERENCE_WANTED}")
+    try:
+        origin = parse_origin(f"http://{text}")
+    except WireError:
+        pass  # told below, without the words about URLs
+    else:
+        return f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
+    refuse(f"is malformed; {_REFERENCE_WANTED}")
+
+
 def _read_interface_pattern(value: object) -> str:
     text = _read_printable(value)
     if " " in text or "/" in text:
@@ -259,6 +313,9 @@ def _read_distinct(items: list[str]) -> list[str]:
 Boolean = Annotated[bool, PlainValidator(_read_boolean)]
 Count = Annotated[int, PlainValidator(_read_count)]
 PacketRate = Annotated[int, PlainValidator(_read_packet_rate)]
+Port = Annotated[int, PlainValidator(_read_port)]
+Scheme = Annotated[str, PlainValidator(_read_scheme)]
+DNSName = Annotated[str, PlainValidator(_read_dns_name)]
 Grace = Annotated[float, PlainValidator(_read_duration)]
 Duration = Annotated[float, PlainValidator(_read_positive_duration)]
 Interval = Annotated[float, PlainValidator(_read_interval)]
@@ -270,6 +327,7 @@ LatencyThreshold = Annotated[float, PlainValidator(_read_latency_threshold)]
 Name = Annotated[str, PlainValidator(read_name)]
 URL = Annotated[str, PlainValidator(read_url)]
 UUIDText = Annotated[str, PlainValidator(_read_uuid)]
+Reference = Annotated[str, PlainValidator(_read_reference)]
 FilePath = Annotated[Path, PlainValidator(_read_path)]
 SecretText = Annotated[Secret, PlainValidator(_read_secret)]
 # lists of texts: the same twice counts once

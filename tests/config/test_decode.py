@@ -80,14 +80,10 @@ deployments:
             "f.yaml:1: global.settle.after: unknown key; known here: raise, clear, startup_grace, version_grace",
             "global: {settle: {after: 1m}}",
         ),
-        ("f.yaml:1: global.reference: not built in this version yet; remove the key", "global: {reference: x}"),
         ("f.yaml:1: deployments[0].maintenance: is a mapping; a list is wanted", "deployments: [{maintenance: {}}]"),
-        *(
-            (
-                f"f.yaml:1: deployments[0].replicas.{key}: not built in this version yet; remove the key",
-                f"deployments: [{{replicas: {{{key}: x, urls: []}}}}]",
-            )
-            for key in ("dns", "port")
+        (
+            "f.yaml:1: deployments[0].replicas.name: unknown key; known here: dns, port, scheme, urls, discover",
+            "deployments: [{replicas: {name: x}}]",
         ),
         ("f.yaml:1: deployments[0].replicas.urls: is a text; a list is wanted", "deployments: [{replicas: {urls: x}}]"),
         (
@@ -107,7 +103,7 @@ deployments:
                 f"f.yaml:1: deployments[0].sections.{key}: not built in this version yet; remove the key",
                 f"deployments: [{{sections: {{{key}: {{}}}}}}]",
             )
-            for key in ("report", "workspaces")
+            for key in ("workspaces",)
         ),
     ],
 )

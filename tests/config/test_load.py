@@ -62,7 +62,7 @@ deployments:
     sections:
       database: {interval: 30, enabled: yes}
       derp: {interval: 61s, timeout: 62s}
-      report: {}
+      workspaces: {}
   - name: prod
     url: https://b.example.com
     sections: {websocket: {timeout: 31s, interval: 30s}}
@@ -84,7 +84,7 @@ deployments:
         "write it like 30s, 5m or 1h30m",
         "config.yaml:12: deployments[0].sections.derp.timeout: 1m2s is longer than the interval 1m1s written here; "
         "at most 1m1s",
-        "config.yaml:13: deployments[0].sections.report: not built in this version yet; remove the key",
+        "config.yaml:13: deployments[0].sections.workspaces: not built in this version yet; remove the key",
         'config.yaml:14: deployments[1].name: "prod" is used before, by deployments[0].name; names are unique',
         "config.yaml:16: deployments[1].sections.websocket.timeout: 31s is longer than the interval 30s written here; "
         "at most 30s",
@@ -153,9 +153,10 @@ def test_environment_alone_with_everything(token_file: bool, database_file: bool
     }
     config = load_config(None, environ)
     (deployment,) = config.deployments
-    assert ("prod", Secret(TOKEN)) == (deployment.name, deployment.session_token)
+    expected = (None, Path("token")) if token_file else (Secret(TOKEN), None)
+    assert ("prod", *expected) == (deployment.name, deployment.session_token, deployment.session_token_file)
     assert deployment.database is not None
-    assert (Secret(DSN), 0.015) == (deployment.database.url, deployment.database.latency_threshold_seconds)
+    assert (Secret(DSN), None) == (deployment.database.url, deployment.database.latency_threshold_seconds)
     assert () == config.warnings
 
 
@@ -269,7 +270,8 @@ def test_paths_of_the_environment_are_relative_to_the_working_directory() -> Non
     Path("sub").mkdir()
     _write(TOKEN, "token")
     path = _write("deployments: [{name: a, url: 'http://h'}]", "sub/config.yaml")
-    assert Secret(TOKEN) == load_config(path, {"CODER_SESSION_TOKEN_FILE": "token"}).deployments[0].session_token
+    (deployment,) = load_config(path, {"CODER_SESSION_TOKEN_FILE": "token"}).deployments
+    assert Path("token") == deployment.session_token_file
 
 
 def test_secrets_of_the_environment_are_not_the_files() -> None:
@@ -371,6 +373,8 @@ def _placements(secret: str) -> Iterator[str]:
     yield f"{head}  {quoted}: 1\n  {quoted}: 2\n"
     yield f"{head}  session_token: {quoted}\n  session_token: {quoted}\n"
     yield f"{head}  workspace_proxies: {{static: [{{name: x, url: {quoted}}}, {quoted}, {{id: {quoted}}}]}}\n"
+    for key in ("dns", "port", "scheme", "discover"):
+        yield f"{head}  replicas: {{{key}: {quoted}}}\n"
     yield f"{head}  replicas: {{urls: [{quoted}, {{name: x, url: {quoted}}}, [{quoted}], {{{quoted}: 1}}]}}\n"
     for value in (quoted, f"[{quoted}]", f"{{file: {quoted}, window: {quoted}}}"):
         for key in ("map", "allow_hosts", "loss", "expect_websocket"):
@@ -435,7 +439,7 @@ _SCALARS = (
 _KEYS = """
 global deployments interval timeout settle raise name url url_file session_token session_token_file sections websocket
 access_url database certificate_error tls ca_file workspace_proxies static id << derp mesh map file allow_hosts loss
-window packets_per_second direct_connections tunnel_interfaces replicas urls enabled
+window packets_per_second direct_connections tunnel_interfaces replicas urls dns port scheme discover enabled
 """
 _YAML = st.recursive(
     st.sampled_from(_SCALARS),

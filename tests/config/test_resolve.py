@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from exporter.config.load import load_config
-from exporter.config.model import Config, DatabaseConfig, ReplicaConfig
+from exporter.config.model import Config, DatabaseConfig, ReplicaConfig, ReplicaDNSConfig
 from exporter.health.settle import Policy
 from exporter.secret import Secret
 
@@ -130,12 +130,12 @@ def test_one_proxy_id_in_two_deployments(problems: Callable[[str], list[str]]) -
 
 
 def test_secrets_from_files(load: Callable[[str], Config], write: Write) -> None:
-    """A file is read once, relative to the configuration's folder, and blanks around are stripped."""
+    """A file is relative to the configuration's folder; that of the token is read again when it is used."""
     write(f"  {TOKEN}\r\n\n", "token")
     write("postgres://u:p@db/coder\n", "dsn")
     config = load(_one("session_token_file: token, database: {url_file: dsn, latency_threshold: 20ms}"))
     assert () == config.warnings
-    assert Secret(TOKEN) == config.deployments[0].session_token
+    assert (None, Path("token")) == (config.deployments[0].session_token, config.deployments[0].session_token_file)
     assert (
         DatabaseConfig(url=Secret("postgres://u:p@db/coder"), latency_threshold_seconds=0.02)
         == config.deployments[0].database
@@ -149,8 +149,7 @@ def test_relative_paths_are_relative_to_the_file(write: Write, tmp_path: Path) -
     write("", "sub/url")
     path = write("deployments: [{name: a, url_file: url, session_token_file: token}]", "sub/c.yaml")
     (deployment,) = load_config(path, {}).deployments
-    assert Secret(TOKEN) == deployment.session_token
-    assert Path("sub/url") == deployment.url_file
+    assert (Path("sub/token"), Path("sub/url")) == (deployment.session_token_file, deployment.url_file)
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "https://h"])
@@ -298,7 +297,16 @@ def test_a_long_name_of_a_replica_is_cut(load: Callable[[str], Config]) -> None:
 @pytest.mark.parametrize(
     ("expected", "keys"),
     [
-        ("urls: is missing; list the URLs of the replicas, or remove `replicas`", "{}"),
+        ("urls: is missing; write dns, or list the URLs of the replicas, or remove `replicas`", "{}"),
+        ("urls: lists 51; at most 50", f"{{urls: [{', '.join(f'http://h{n}' for n in range(51))}]}}"),
+        ("dns: stands beside urls; keep one of them", "{dns: h.svc, port: 8080, urls: ['http://h']}"),
+        ("port: is missing; write the port on which each replica answers, like 8080", "{dns: h.svc}"),
+        ("port: means nothing without dns; remove it", "{port: 8080, urls: ['http://h']}"),
+        ("scheme: means nothing without dns; remove it", "{scheme: http, discover: true}"),
+        (
+            "port: stands beside a dns that is asked for SRV, which tells it; remove it",
+            "{dns: _http._tcp.h.svc, port: 8080}",
+        ),
         ("urls[1].url: is missing; write the replica's own URL", "{urls: ['http://h', {name: x}]}"),
         (
             'urls[1].name: "x" is used before, by D0.replicas.urls[0].name; names are unique',
@@ -317,12 +325,39 @@ def test_a_long_name_of_a_replica_is_cut(load: Callable[[str], Config]) -> None:
             "{urls: [{name: x, url: h}]}",
         ),
         ("urls[0].name: has 65 characters; a name has 1 to 64", f"{{urls: [{{name: {'x' * 65}, url: 'http://h'}}]}}"),
-        ("dns: not built in this version yet; remove the key", "{dns: coder-headless.coder.svc}"),
     ],
 )
 def test_replicas_that_are_wrong(problems: Callable[[str], list[str]], expected: str, keys: str) -> None:
     """Each problem is told once, at the key that must change."""
     assert [f"3: D0.replicas.{expected}"] == problems(_one(f"replicas: {keys}"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "keys"),
+    [
+        (
+            ReplicaDNSConfig(name="coder-headless.coder.svc", port=8080, scheme="http"),
+            "{dns: Coder-Headless.coder.svc, port: 8080}",
+        ),
+        # what a port is most often used for is not guessed from
+        (ReplicaDNSConfig(name="h", port=443, scheme="http"), "{dns: h, port: 443}"),
+        (ReplicaDNSConfig(name="h.svc.", port=8443, scheme="https"), "{dns: h.svc., port: 8443, scheme: HTTPS}"),
+        (ReplicaDNSConfig(name="_http._tcp.h.svc", port=None, scheme="http"), "{dns: _http._tcp.h.svc}"),
+        (None, "{discover: false}"),
+    ],
+)
+def test_replicas_by_dns(load: Callable[[str], Config], expected: ReplicaDNSConfig | None, keys: str) -> None:
+    """A name and a port, plain HTTP unless told otherwise; a service tells its ports itself."""
+    deployment = load(_one(f"replicas: {keys}")).deployments[0]
+    assert (expected, ()) == (deployment.replica_dns, deployment.replicas)
+
+
+def test_replicas_are_discovered_unless_told_otherwise(load: Callable[[str], Config]) -> None:
+    """Beside a list and DNS too, for their names."""
+    written = [load(_one(keys)).deployments[0].discover_replicas for keys in ("", "replicas: {dns: h, port: 1}")]
+    assert [True, True] == written
+    off = load(_one("replicas: {urls: ['http://h'], discover: false}")).deployments[0]
+    assert (False, 1) == (off.discover_replicas, len(off.replicas))
 
 
 def test_a_replica_of_two_deployments(load: Callable[[str], Config]) -> None:

@@ -67,7 +67,7 @@ def test_reference_tells_defaults_and_where_they_come_from() -> None:
     assert "global.interval" == defaults["deployments[].sections.websocket.interval"]
     assert "5s" == defaults["deployments[].sections.websocket.timeout"]
     assert "global.settle.raise" == defaults["deployments[].sections.websocket.settle.raise"]
-    assert "15ms" == defaults["deployments[].database.latency_threshold"]
+    assert "" == defaults["deployments[].database.latency_threshold"]
     assert ("1m", "10s") == (
         defaults["deployments[].sections.derp.interval"],
         defaults["deployments[].sections.derp.timeout"],
@@ -111,6 +111,8 @@ deployments:
       - {{start: 2999-12-05T02:00:00+01:00, duration: 7d}}
   - name: über
     url_file: url
+    replicas: {{dns: _http._tcp.coder.svc, discover: false}}
+    session_token_file: token
     sections: {{derp: {{interval: 1s}}, direct_connections: {{tunnel_interfaces: []}}}}
 """
 MAP = """
@@ -119,9 +121,15 @@ MAP = """
 """
 
 
+def write_token(path: Path) -> None:
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+
+
 def test_what_is_in_force_is_shown_without_secrets(tmp_path: Path) -> None:
     """/config tells everything but secrets, inherited values filled in."""
     (tmp_path / "url").touch()
+    write_token(tmp_path / "token")
     (tmp_path / "map.json").write_text(MAP)
     (tmp_path / "config.yaml").write_text(_EVERYTHING)
     config = load_config(tmp_path / "config.yaml", {})
@@ -131,6 +139,7 @@ def test_what_is_in_force_is_shown_without_secrets(tmp_path: Path) -> None:
     shown = yaml.safe_load(text)["deployments"]
     assert ["no", "über"] == [deployment["name"] for deployment in shown]
     assert ("<secret>", "<secret>") == (shown[0]["session_token"], shown[0]["database"]["url"])
+    assert (False, str(tmp_path / "token")) == ("session_token" in shown[1], shown[1]["session_token_file"])
     assert {
         "enabled": True,
         "interval": "10s",
@@ -156,22 +165,28 @@ def test_what_is_in_force_is_shown_without_secrets(tmp_path: Path) -> None:
         "urls": [
             {"name": "10.0.0.1:8080", "url": "https://10.0.0.1:8080"},
             {"name": "coderd-1", "url": "https://10.0.0.2:8080"},
-        ]
+        ],
+        "discover": True,
     } == shown[0]["replicas"]
     assert [
         {"start": "Sat 02:00", "duration": "1h30m", "timezone": "Europe/Berlin"},
         {"start": "Mon 00:00", "duration": "1h", "timezone": "UTC"},
         {"start": "2999-12-05T02:00:00+01:00", "duration": "7d"},
     ] == shown[0]["maintenance"]
-    assert "replicas" not in shown[1]
+    assert {
+        "dns": "_http._tcp.coder.svc",
+        "scheme": "http",
+        "discover": False,
+    } == shown[1]["replicas"]
     assert "maintenance" not in shown[1]
-    assert [section.value for section in Section] == list(shown[1]["sections"])
+    assert [section.value for section in Section if section is not Section.EXPORTER] == list(shown[1]["sections"])
     assert not {"expect_websocket", "map"} & shown[1]["sections"]["derp"].keys()
 
 
 def test_what_is_shown_is_a_configuration_again(tmp_path: Path) -> None:
     """With the secrets put back, what is shown loads and gives the same."""
     (tmp_path / "url").touch()
+    write_token(tmp_path / "token")
     (tmp_path / "map.json").write_text(MAP)
     path = tmp_path / "config.yaml"
     path.write_text(_EVERYTHING)
@@ -187,3 +202,15 @@ def test_certificates_are_shown_by_their_path(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("deployments: [{name: a, url: 'https://h', tls: {ca_file: ca.pem}}]")
     (shown,) = yaml.safe_load(redacted(load_config(tmp_path / "config.yaml", {})))["deployments"]
     assert {"ca_file": str(tmp_path / "ca.pem")} == shown["tls"]
+
+
+def test_the_reference_address_is_shown_where_it_is_set(tmp_path: Path) -> None:
+    """What is global and no default of a section stands apart, and loads again."""
+    path = tmp_path / "config.yaml"
+    path.write_text("global: {reference: 'GW.example.com:443'}\ndeployments: [{name: a, url: 'https://h'}]")
+    config = load_config(path, {})
+    assert "gw.example.com:443" == config.reference
+    path.write_text(redacted(config))
+    assert config.reference == load_config(path, {}).reference
+    path.write_text("deployments: [{name: a, url: 'https://h'}]")
+    assert "global" not in yaml.safe_load(redacted(load_config(path, {})))

@@ -265,3 +265,76 @@ def test_a_replica(what: str, value: str) -> None:
     """An item is a URL or a mapping."""
     text = f"deployments: [{{replicas: {{urls: ['http://a', {value}]}}}}]"
     assert [f"f.yaml:1: deployments[0].replicas.urls[1]: {what}"] == _problems(text)
+
+
+@pytest.mark.parametrize(
+    ("what", "key", "value"),
+    [
+        ("holds a scheme; write the name alone, like coder-headless.coder.svc", "dns", "'http://h'"),
+        ("holds a slash; write the name alone, like coder-headless.coder.svc", "dns", "h/x"),
+        ("holds a port; write the name alone, like coder-headless.coder.svc", "dns", "'h:8080'"),
+        ("holds a wildcard; write the name alone, like coder-headless.coder.svc", "dns", "'*.h'"),
+        ("is an IP address; list the URLs of replicas in urls", "dns", "10.0.0.1"),
+        ("is an IP address; list the URLs of replicas in urls", "dns", "'2001:db8::1'"),
+        ("is an IP address; list the URLs of replicas in urls", "dns", "'[::1]'"),
+        ("is not a name that can be looked up; write it like coder-headless.coder.svc", "dns", "a b"),
+        ("is not a name that can be looked up; write it like coder-headless.coder.svc", "dns", "a..b"),
+        ("is not a name that can be looked up; write it like coder-headless.coder.svc", "dns", "10.0.0.300"),
+        ("is a list; a text is wanted", "dns", "[h]"),
+        ('"0" is out of range; write a whole number from 1 to 65535', "port", "0"),
+        ('"65536" is out of range; write a whole number from 1 to 65535', "port", "65536"),
+        ("is a text; write a whole number from 1 to 65535, without quotes", "port", "'8080'"),
+        ('"ftp" is no scheme; write http or https', "scheme", "ftp"),
+        ("is a text; write true or false, without quotes", "discover", "'true'"),
+    ],
+)
+def test_where_replicas_are(what: str, key: str, value: str) -> None:
+    """A name that can be looked up, a port, a scheme."""
+    text = f"deployments: [{{replicas: {{{key}: {value}}}}}]"
+    assert [f"f.yaml:1: deployments[0].replicas.{key}: {what}"] == _problems(text)
+
+
+_REFERENCE = "write host and port, like 192.0.2.1:443 or [2001:db8::1]:443"
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        (f"has no port; {_REFERENCE}", "192.0.2.1"),
+        (f"has no port; {_REFERENCE}", "gw.example.com"),
+        (f"is malformed; {_REFERENCE}", '"gw.example.com:"'),
+        (f"is malformed; {_REFERENCE}", '"gw.example.com:0"'),
+        (f"is malformed; {_REFERENCE}", '"gw.example.com:65536"'),
+        (f"is malformed; {_REFERENCE}", '":443"'),
+        (f"is malformed; {_REFERENCE}", '"192.0.2:443"'),
+        (f"is malformed; {_REFERENCE}", '"2001:db8::1:443"'),
+        (f"is malformed; {_REFERENCE}", '"[2001:db8::1]"'),
+        (f"is malformed; {_REFERENCE}", '"[fe80::1%eth0]:443"'),
+        (f"is malformed; {_REFERENCE}", '"u:hunter2@gw:443"'),
+        (f"is malformed; {_REFERENCE}", '"gw..example.com:443"'),
+        (f"holds a scheme or a slash; {_REFERENCE}", "https://gw.example.com:443"),
+        (f"holds a scheme or a slash; {_REFERENCE}", '"gw.example.com:443/"'),
+        ("is a list; a text is wanted", "[gw]"),
+        ("YAML reads this value as a number; put it in quotes", "443"),
+    ],
+)
+def test_a_reference_address(what: str, value: str) -> None:
+    """An address without a port, or with anything else, tells the wanted form."""
+    assert [f"f.yaml:1: global.reference: {what}"] == _problems(f"global: {{reference: {value}}}")
+
+
+@pytest.mark.parametrize(
+    ("held", "value"),
+    [
+        ("192.0.2.1:443", '"192.0.2.1:443"'),
+        ("[2001:db8::1]:53", '"[2001:DB8:0::1]:53"'),
+        ("gw.example.com:22", "GW.example.com:22"),
+    ],
+)
+def test_a_reference_address_is_held_as_it_is_connected_to(held: str, value: str) -> None:
+    """Host and port, an IPv6 address in brackets."""
+    tree = parse_yaml(f"global: {{reference: {value}}}")
+    document = decode_document(tree)
+    assert [] == tree.problems
+    assert document.global_ is not None
+    assert held == document.global_.reference
