@@ -97,15 +97,16 @@ def find_route_interface(destination: str, interfaces: Iterable[Interface]) -> R
         ValueError: The destination is no IP address.
     """
     address = _unmap(ipaddress.ip_address(destination))
-    local_address = _find_local_address(address)
+    local_address = find_local_address(address)
     if local_address is None:
         return None
     name = find_out_interface(address) or _find_owner(local_address, interfaces)
     return None if name is None else RouteInterface(name=name, local_address=local_address)
 
 
-def _find_local_address(address: Address) -> str | None:
-    """Return what the kernel would send from. A datagram socket asks for the route when it is connected."""
+def find_local_address(address: Address) -> str | None:
+    """Return what the kernel would send from; None without a route. A datagram socket asks for the
+    route when it is connected: nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as asking:
