@@ -7,44 +7,63 @@ config -> targets -> ticker -> probe -> report -> snapshot -> metrics -> HTTP
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from exporter import __version__
 from exporter.clock import Clock, SystemClock
 from exporter.config.load import redacted
 from exporter.config.model import Config
+from exporter.cut_off import CutOff, Hold
 from exporter.errors import ExporterError
 from exporter.health import codes
 from exporter.health.access_url import AccessURLResult
+from exporter.health.exporter import ExporterResult
 from exporter.health.maintenance import Maintenance
-from exporter.health.model import Section
+from exporter.health.model import REPORT_SECTIONS, Section, Witness
 from exporter.health.provisioner_daemons import ProvisionerDaemonsResult
+from exporter.health.replica import ReplicaResult
+from exporter.health.report import ReportResult, ReportsResult
+from exporter.health.root_cause import RootCause
+from exporter.health.settle import Policy
 from exporter.health.workspace_proxy import ProxyResult
 from exporter.log import get_logger
 from exporter.maintenance import MaintenanceWatch
 from exporter.metrics.board import Board
 from exporter.metrics.own import OwnMetrics
+from exporter.mutes import Mutes
+from exporter.probes import exporter as exporter_probe
 from exporter.relays import Relays
+from exporter.replicas import Replicas
 from exporter.rooms import Rooms
 from exporter.runner import Round, Runner
 from exporter.snapshot import CodeChange, Commit, Snapshot
 from exporter.targets.model import (
+    AccessURLTarget,
     DatabaseTarget,
     DerpTarget,
     DirectConnectionsTarget,
+    ExporterTarget,
+    ReplicaTarget,
+    ReportsTarget,
+    ReportTarget,
+    SectionKey,
     Target,
     TargetKey,
     WorkspaceProxiesTarget,
 )
-from exporter.targets.static import plan
+from exporter.targets.static import EXPORTER_SCHEDULE_NAME, plan
 from exporter.ticker import Ticker
-from exporter.web.pages import Landing, survey
-from exporter.web.server import DEFAULT_TELEMETRY_PATH, create_app
+from exporter.web.pages import Landing
+from exporter.web.server import DEFAULT_TELEMETRY_PATH, Health, create_app
+from exporter.web.views import Background, Disagreement, survey_in_turn
 from exporter.wire.derp_map import DerpMap
+from exporter.witnesses import Comparison, compare, find_root_cause
 
 # `/-/ready` waits for the first run of every target that runs at least this often, and no longer
 # than so long. Source: contract, section 8.
@@ -55,6 +74,8 @@ STALLED_AFTER_SECONDS = 30.0
 
 # A version that was not seen for so long is a new one when it comes.
 VERSION_MEMORY_SECONDS = 600.0
+# How many deployments are compared in one turn of the event loop: some ms at worst.
+MAX_COMPARED_AT_ONCE = 8
 # How many relays and STUN servers one `check` asks at a time.
 MAX_RELAYS_AT_ONCE = 20
 
@@ -92,25 +113,45 @@ class Application:
             for source in self.plan.map_sources.values()
         }
         self._scheduled: dict[str, Target] = {}
-        self._versions: dict[TargetKey, dict[str, float]] = {}
+        self._declared: dict[SectionKey, set[str]] = {}
+        self._cut_off = CutOff(clock=clock, on_verdict=self._thaw)
+        self._skipped = self._behind_looks = 0
+        self._to_compare: dict[str, None] = {}
+        self._compare_wanted = asyncio.Event()
+        self.mutes = Mutes()
+        self.root_causes: dict[str, RootCause | None] = {}
+        self.comparisons: dict[str, tuple[Comparison, ...]] = {}
+        # when each version was seen last: of a deployment's servers together, else of one target
+        self._versions: dict[TargetKey | str, dict[str, float]] = {}
         self._waiting: set[str] = {
             target.schedule_name for target in self.plan.targets if target.interval_seconds <= READY_INTERVAL_SECONDS
         }
         self.snapshot = Snapshot()
-        self._rooms = Rooms(relays=self._relays, snapshot=self.snapshot, clock=clock)
+        self._replicas: dict[str, Replicas] = {}
+        self._rooms = Rooms(
+            relays=self._relays,
+            replicas=self._replicas,
+            look_at_host=self._look_at_host,
+            snapshot=self.snapshot,
+            clock=clock,
+        )
         self.own = OwnMetrics(version=__version__, config_timestamp_seconds=self._started_timestamp)
         self.board = Board(
             snapshot=self.snapshot,
             own=self.own,
             thresholds={
-                target.deployment: target.latency_threshold_seconds
+                target.deployment: self._rooms.latency_threshold_seconds(target)
                 for target in self.plan.targets
                 if isinstance(target, DatabaseTarget)
             },
         )
         for key, policy in self.plan.policies.items():
-            self.snapshot.declare(key, codes.section_codes(key.section), policy)
-            self.board.declare_section(key.deployment, key.section, self.plan.off.get(key))
+            self.snapshot.declare(key, codes.section_codes(key.section, key.witness), policy)
+            self.board.declare(key, self.plan.off.get(key))
+        for name in [deployment.name for deployment in config.deployments]:
+            self.board.show_root_cause(name, None)
+            if name in self.plan.replica_sources:
+                self._replicas[name] = self._make_replicas(name)
         self._maintenance = MaintenanceWatch(
             {deployment.name: deployment.maintenance for deployment in config.deployments},
             clock=clock,
@@ -124,8 +165,14 @@ class Application:
     @property
     def targets(self) -> tuple[Target, ...]:
         """Everything that is to be probed now: what the configuration asks for, and what was found."""
-        found = (target for relays in self._relays.values() for target in relays.targets)
-        return (*self.plan.targets, *found)
+        return (*self.plan.targets, *self._found_targets)
+
+    @property
+    def _found_targets(self) -> Iterator[Target]:
+        for relays in self._relays.values():
+            yield from relays.targets
+        for replicas in self._replicas.values():
+            yield from replicas.targets
 
     @property
     def maintenance(self) -> Mapping[str, Maintenance]:
@@ -145,15 +192,22 @@ class Application:
                 group.create_task(self.ticker.serve(self.plan.targets))
                 group.create_task(self.own.watch_event_loop(self.clock))
                 group.create_task(self._maintenance.serve())
+                group.create_task(self._compare_rest())
+                group.create_task(self._cut_off.serve(lambda: self.ticker.force(EXPORTER_SCHEDULE_NAME)))
                 for relays in self._relays.values():
                     group.create_task(relays.serve())
+                for replicas in self._replicas.values():
+                    group.create_task(replicas.serve())
         finally:
             await self.close()
 
     async def check(self, sections: Collection[Section] = ()) -> None:
         """Run each target of these sections (all by default) once and now. Those that judge what
         others found come after them; the rest runs side by side."""
-        wanted = [target for target in self.plan.targets if not sections or target.section in sections]
+        chosen = sections or tuple(Section)
+        wanted = [target for target in self.plan.targets if target.section in chosen]
+        last = [target for target in wanted if isinstance(target, ReportsTarget | ExporterTarget)]
+        wanted = [target for target in wanted if target not in last]
         judging = [target for target in wanted if isinstance(target, DerpTarget)]
         mapped = {target.deployment for target in wanted if isinstance(target, DerpTarget | DirectConnectionsTarget)}
         lists = [
@@ -162,7 +216,13 @@ class Application:
             if isinstance(target, WorkspaceProxiesTarget) and target.deployment in mapped
         ]
         relays = [self._relays[deployment] for deployment in sorted(mapped)]
+        replicas = [
+            one
+            for deployment, one in self._replicas.items()
+            if Section.REPORT in chosen or Section.ACCESS_URL in chosen
+        ]
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._check_replicas(replicas, chosen))
             for target in wanted:
                 if not isinstance(target, DerpTarget | DirectConnectionsTarget | WorkspaceProxiesTarget):
                     group.create_task(self._check(target))
@@ -181,6 +241,16 @@ class Application:
             )
             await _together(*(self._check(target) for one in relays for target in one.overlooked(self.snapshot)))
             await _together(*(self._check(target) for target in judging))
+        again = [target for one in replicas for target in one.overlooked(self.snapshot) if target.section in chosen]
+        await _together(*(self._check(target) for target in again))
+        # they tell what all the others found
+        await _together(*(self._check(target) for target in last))
+
+    async def _check_replicas(self, replicas: Collection[Replicas], sections: Collection[Section]) -> None:
+        await _together(*(one.refresh() for one in replicas))
+        self._reschedule()
+        targets = [target for one in replicas for target in one.targets if target.section in sections]
+        await _together(*(self._check(target) for target in targets))
 
     async def close(self) -> None:
         """Give back what runs kept open."""
@@ -197,9 +267,31 @@ class Application:
             landing=lambda: Landing(
                 version=__version__,
                 now_timestamp_seconds=self.clock.now(),
-                deployments=survey(self.snapshot, self.board.off, self.maintenance),
+                deployments=survey_in_turn(self.snapshot, self._background()),
+            ),
+            health=lambda deployment: Health(
+                version=__version__,
+                now_timestamp_seconds=self.clock.now(),
+                deployments=survey_in_turn(self.snapshot, self._background(deployment), only=deployment),
             ),
             telemetry_path=telemetry_path,
+        )
+
+    def _background(self, only: str | None = None) -> Background:
+        disagreements: dict[str, dict[str, tuple[Disagreement, ...]]] = {}
+        wanted = self.comparisons if only is None else {only: self.comparisons.get(only, ())}
+        for deployment, compared in wanted.items():
+            for one in compared:
+                if one.differs:
+                    by_section = disagreements.setdefault(deployment, {})
+                    said = Disagreement(coder_replica=one.coder_replica, sentence=one.sentence)
+                    by_section[one.section] = (*by_section.get(one.section, ()), said)
+        return Background(
+            off=self.board.off,
+            maintenance=self.maintenance,
+            root_causes=self.root_causes,
+            dismissed=self.mutes.since_timestamp_seconds,
+            disagreements=disagreements,
         )
 
     def healthy(self) -> str | None:
@@ -222,37 +314,148 @@ class Application:
 
     def ticks_skipped(self, target: Target, count: int) -> None:
         self.own.ticks_skipped(target.section, count)
+        if target.section is not Section.EXPORTER:  # which is looked at out of turn, too
+            self._skipped += count
 
     def run_finished(self, target: Target, outcome: Round) -> None:
         """Take a finished round into the snapshot, the metrics and the log."""
         self._waiting.discard(target.schedule_name)
         self._note_versions(target, outcome)
+        for health in outcome.healths:
+            if health.key.section_key not in self.snapshot.sections:
+                # a section of Coder's report that we do not know
+                self._declare(health.key.section_key, target.schedule_name)
+        hold = self._cut_off.note(outcome.healths)
         commit = self.snapshot.commit(
             target.schedule_name,
             outcome.healths,
             now=self.clock.now(),
             elapsed_seconds=self.clock.monotonic() - self._started,
             complete=outcome.complete,
+            frozen=hold is Hold.FROZEN,
+            deferred=hold is Hold.DEFERRED,
         )
         self._show(commit)
         if isinstance(target, WorkspaceProxiesTarget):
             self._tell_relays(target)
+        self._take_reports(target, outcome)
+        self._compare(target, commit)
         for health in outcome.healths if self._logs_runs else ():
             _log.debug(
                 "run.finished",
-                deployment=target.deployment,
-                section=str(target.section),
-                target=health.key.name,
+                **_name(health.key),
                 severity=health.report.severity.label,
                 codes=[finding.code for finding in health.report.findings],
                 duration_seconds=round(health.duration_seconds, 6),
                 address=getattr(health.result, "address", None),
             )
 
+    def _take_reports(self, target: Target, outcome: Round) -> None:
+        """Learn what Coder says beside its reports: mutes, and its configuration."""
+        for health in outcome.healths:
+            result = health.result
+            if not isinstance(result, ReportsResult):
+                continue
+            if self.mutes.see(target.deployment, result, self.clock.now()):
+                self.board.show_dismissed(
+                    target.deployment, self.mutes.since_timestamp_seconds.get(target.deployment, {})
+                )
+            if result.settings is not None:
+                self._rooms.settings[target.deployment] = result.settings
+                for database in self.plan.targets:
+                    if isinstance(database, DatabaseTarget) and database.deployment == target.deployment:
+                        self.board.set_threshold(target.deployment, self._rooms.latency_threshold_seconds(database))
+
+    def _compare(self, target: Target, commit: Commit) -> None:
+        """Find anew what is broken first, and where the witnesses differ: of the deployment that
+        something has changed about, and of all whenever this host is looked at, since time passes."""
+        if isinstance(target, ExporterTarget):
+            self._to_compare |= dict.fromkeys(deployment.name for deployment in self.config.deployments)
+            self._compare_some()
+        elif (commit.changes or target.section is Section.REPORT) and target.deployment:
+            self._compare_one(target.deployment)
+
+    def _compare_some(self) -> None:
+        """Take the next few deployments of those that wait; with many of them all at once would hold up
+        every run."""
+        for deployment in list(itertools.islice(self._to_compare, MAX_COMPARED_AT_ONCE)):
+            self._compare_one(deployment)
+        if self._to_compare:
+            self._compare_wanted.set()
+        else:
+            self._compare_wanted.clear()
+
+    async def _compare_rest(self) -> None:
+        """Take those that wait, a few each turn of the event loop, until cancelled."""
+        while True:
+            await self._compare_wanted.wait()
+            await asyncio.sleep(0)
+            self._compare_some()
+
+    def _compare_one(self, deployment: str) -> None:
+        self._to_compare.pop(deployment, None)
+        cause = find_root_cause(self.snapshot, deployment)
+        before = self.root_causes.get(deployment)
+        self.root_causes[deployment] = cause
+        if (cause and cause.layer) is not (before and before.layer):
+            self.board.show_root_cause(deployment, cause.layer if cause is not None else None)
+            self._log_root_cause(deployment, cause)
+        comparisons = compare(self.snapshot, deployment, self.clock.now())
+        if comparisons != self.comparisons.get(deployment, ()):
+            self.comparisons[deployment] = comparisons
+            self.board.show_disagreements(
+                deployment, [(one.section, one.coder_replica, one.differs) for one in comparisons]
+            )
+
+    def _log_root_cause(self, deployment: str, cause: RootCause | None) -> None:
+        if cause is None:
+            _log.info("root_cause.cleared", deployment=deployment)
+        else:
+            _log.warning("root_cause.found", deployment=deployment, layer=cause.layer.value, detail=cause.sentence)
+
+    def compare(self, *, settled: bool) -> Mapping[str, tuple[Comparison, ...]]:
+        """Return where both witnesses can be compared, by deployment.
+
+        Args:
+            settled: Only what has settled; else by the last runs, for a single round.
+        """
+        if settled:
+            return self.comparisons
+        now = self.clock.now()
+        return {
+            deployment.name: compare(self.snapshot, deployment.name, now, settled=False)
+            for deployment in self.config.deployments
+        }
+
+    async def _look_at_host(self, target: ExporterTarget) -> ExporterResult:
+        check = await exporter_probe.probe(
+            target, clock=self.clock, suspects=self._cut_off.suspects, addresses=self._cut_off.addresses
+        )
+        cut_off = self._cut_off.judge(check)
+        self.own.set_cut_off(bool(cut_off))
+        behind_seconds = self.ticker.behind_seconds()
+        # a single tick that was missed is no news: only what is so at two looks in a row
+        self._behind_looks = self._behind_looks + 1 if self._skipped or behind_seconds else 0
+        behind = self._behind_looks > 1
+        skipped, self._skipped = self._skipped, 0
+        return ExporterResult(
+            cut_off=cut_off,
+            failing=self._cut_off.failing,
+            targets=self._cut_off.targets,
+            ticks_skipped=skipped if behind else 0,
+            overdue_seconds=behind_seconds if behind else 0.0,
+        )
+
+    def _thaw(self, settles: bool) -> None:
+        """Take what waited while this host was suspected: it settles now, or never."""
+        self._show(self.snapshot.thaw(settles=settles, now=self.clock.now()))
+
     def _show(self, commit: Commit) -> None:
         """Take what a commit changed into the metrics and the log."""
         for key in commit.removed:
             self._versions.pop(key, None)
+        if commit.removed:
+            self._cut_off.forget(commit.removed)
         before = {key: self.board.off.get(key) for key in commit.sections}
         for clash in self.board.show(commit):
             _log.error(
@@ -280,15 +483,22 @@ class Application:
             log = _log.warning if change.active and change.severity > 0 else _log.info
             log(
                 "code.activated" if change.active else "code.cleared",
-                deployment=change.key.section_key.deployment,
-                section=str(change.key.section_key.section),
-                target=change.key.name,
+                **_name(change.key),
                 code=change.code,
                 severity=change.severity.label,
                 reason=change.message,
             )
             if self._on_change is not None:
                 self._on_change(change)
+        for section_key in commit.sections:
+            # of sections that we do not know, only those of the report in hand are there
+            if not isinstance(section_key.section, Section) and not self.snapshot.sections[section_key].entry_count:
+                self._declared.pop(section_key, None)
+                self._forget_section(section_key)
+
+    def _forget_section(self, key: SectionKey) -> None:
+        self.board.forget_section(key)
+        self.snapshot.forget_section(key)
 
     def _show_maintenance(self, deployment: str, maintenance: Maintenance) -> None:
         self.board.show_maintenance(deployment, is_open=maintenance.open)
@@ -306,19 +516,64 @@ class Application:
         self._tell_relays(target)
 
     def _tell_relays(self, target: WorkspaceProxiesTarget) -> None:
-        relays = self._relays.get(target.deployment)
-        if relays is not None:
-            relays.set_proxies(self._rooms.discovery(target).known)
+        known = self._rooms.discovery(target).known
+        for watcher in (self._relays.get(target.deployment), self._replicas.get(target.deployment)):
+            if watcher is not None:
+                watcher.set_proxies(known)
 
     def _reschedule(self) -> None:
         """Take up the targets that are there now; those that left take their series along."""
-        found = {target.schedule_name: target for relays in self._relays.values() for target in relays.targets}
+        found = {target.schedule_name: target for target in self._found_targets}
+        for name, target in found.items():
+            for key in _tell_sections(target):
+                self._declare(key, name)
         for name in self._scheduled.keys() - found.keys():
             self._show(self.snapshot.retire(name))
+            self._undeclare(name)
+            self._rooms.forget(name)
         self._scheduled = found
         if self.ticker.serving.is_set():
             self.ticker.set_targets(self.targets)
             self._count_targets()
+
+    def _declare(self, key: SectionKey, schedule_name: str) -> None:
+        """Make known a section that a target found later tells of."""
+        if key in self.plan.policies:
+            return
+        if key not in self._declared:
+            self.snapshot.declare(key, codes.section_codes(key.section, key.witness), self._policy(key))
+            self.board.declare(key)
+        self._declared.setdefault(key, set()).add(schedule_name)
+
+    def _undeclare(self, schedule_name: str) -> None:
+        """Forget sections of which nobody tells any more: of a replica that is gone, say."""
+        for key, names in list(self._declared.items()):
+            names.discard(schedule_name)
+            if not names:
+                del self._declared[key]
+                self._forget_section(key)
+
+    def _policy(self, key: SectionKey) -> Policy:
+        if key.witness is Witness.REPORT or key.section == Section.REPORT:
+            return self.plan.report_policies[key.deployment]
+        return self.plan.policies[replace(key, coder_replica="")]
+
+    def _make_replicas(self, deployment: str) -> Replicas:
+        access = next(
+            (one for one in self.plan.targets if isinstance(one, AccessURLTarget) and one.deployment == deployment),
+            None,
+        )
+        database = self.plan.databases.get(deployment)
+        relays = self._relays.get(deployment)
+        return Replicas(
+            self.plan.replica_sources[deployment],
+            access=access,
+            report=self.plan.reports.get(deployment),
+            clock=self.clock,
+            on_targets=self._reschedule,
+            on_replicas=None if relays is None else relays.set_replicas,
+            read_table=None if database is None else self._rooms.read_replicas(deployment, database),
+        )
 
     def _count_targets(self) -> None:
         counts = Counter(target.section for target in self.targets)
@@ -328,15 +583,17 @@ class Application:
     def _note_versions(self, target: Target, outcome: Round) -> None:
         """A server, proxy or provisioner daemon that shows a version which was not seen lately is rolling out.
 
-        Replicas of two versions behind one name show theirs in turn: that is one roll-out, not a
-        new one each time, else skew that lasts would wait for ever.
+        All replicas of a server are one, however they were asked: the first new one of a roll-out is another
+        target, too. Each shows its version in turn: that is one roll-out, not a new one each time, else skew
+        that lasts would wait for ever.
         """
         now = self.clock.monotonic()
         for health in outcome.healths:
             versions = _shown_versions(health.result)
             if not versions:
                 continue
-            seen = self._versions.setdefault(health.key, {})
+            key = target.deployment if _is_of_server(health.result) else health.key
+            seen = self._versions.setdefault(key, {})
             if seen.keys() == versions:
                 seen |= dict.fromkeys(versions, now)
                 continue
@@ -348,7 +605,12 @@ class Application:
             for version in sorted(versions - lately.keys()) if seen else ():
                 _log.info("version.changed", deployment=target.deployment, target=health.key.name, version=version)
                 self.snapshot.version_changed(target.deployment, elapsed_seconds=now - self._started)
-            self._versions[health.key] = lately | dict.fromkeys(versions, now)
+            self._versions[key] = lately | dict.fromkeys(versions, now)
+
+
+def _is_of_server(result: object) -> bool:
+    """Whether the version that a result shows is that of coderd; else that of a proxy or of daemons."""
+    return isinstance(result, AccessURLResult | ReplicaResult | ReportResult)
 
 
 def _shown_versions(result: object) -> set[str]:
@@ -358,9 +620,38 @@ def _shown_versions(result: object) -> set[str]:
             return {best.coder_version}
         case ProxyResult(answered_version=version) if version:
             return {version}
+        case ReplicaResult(coder_version=version) if version:
+            return {version}
+        case ReportResult(report=report) if report is not None and report.version:
+            return {report.version}
         case ProvisionerDaemonsResult():
             return {daemon.version for daemon in result.recent}
     return set()
+
+
+def _tell_sections(target: Target) -> Iterator[SectionKey]:
+    """Return the sections that a target tells of, beside that of its deployment as a whole."""
+    if isinstance(target, ReportTarget):
+        for section in REPORT_SECTIONS:
+            yield SectionKey(
+                deployment=target.deployment,
+                section=section,
+                witness=Witness.REPORT,
+                coder_replica=target.coder_replica,
+            )
+    if isinstance(target, ReportTarget | ReplicaTarget):
+        yield target.section_key
+
+
+def _name(key: TargetKey) -> dict[str, str]:
+    """Return what a line of the log says of a target: its witness and replica only where there are some."""
+    section_key = key.section_key
+    named = {"deployment": section_key.deployment, "section": str(section_key.section), "target": key.name}
+    if section_key.witness is Witness.REPORT:
+        named["witness"] = section_key.witness.value
+    if section_key.coder_replica:
+        named["coder_replica"] = section_key.coder_replica
+    return named
 
 
 async def _together(*work: Coroutine[object, object, None]) -> None:

@@ -14,9 +14,11 @@ from xml.etree import ElementTree
 
 from exporter import check_json, check_words
 from exporter.app import Application
-from exporter.health.model import Finding, OffReason, Section, Severity
+from exporter.health.model import Finding, OffReason, Section, Severity, Witness
 from exporter.health.workspace_proxy import RoundResult
+from exporter.secret import mask, mask_within
 from exporter.snapshot import TargetHealth
+from exporter.targets.model import SectionKey
 from exporter.wire.derp_map import DerpMap
 
 FORMATS = ("table", "json", "junit")
@@ -26,14 +28,28 @@ JSON_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SectionOutcome:
-    """A section of a deployment after one round. `off` is None when it was probed. `derp_map` is
-    the map that the section `derp` went by; None without one, and for other sections."""
+    """A section of a deployment after one round, as one witness tells it. `off` is None when it was
+    probed. `derp_map` is the map that the section `derp` went by; None without one, and for other
+    sections. `disagreement` says where both witnesses differ, and what that usually means."""
 
-    deployment: str
-    section: Section
+    key: SectionKey
     off: OffReason | None
     healths: tuple[TargetHealth, ...]
     derp_map: DerpMap | None = None
+    disagreement: str = ""
+
+    @property
+    def deployment(self) -> str:
+        return self.key.deployment
+
+    @property
+    def section(self) -> Section | str:
+        return self.key.section
+
+    @property
+    def reported(self) -> bool:
+        """Coder's own report says so."""
+        return self.key.witness is Witness.REPORT
 
     @property
     def severity(self) -> Severity:
@@ -42,18 +58,29 @@ class SectionOutcome:
 
 def collect(application: Application) -> tuple[SectionOutcome, ...]:
     """Return what the latest run of each target found, in the order of the configuration."""
+    disagreements = {
+        SectionKey(
+            deployment=deployment, section=one.section, witness=Witness.REPORT, coder_replica=one.coder_replica
+        ): one.sentence
+        for deployment, compared in application.compare(settled=False).items()
+        for one in compared
+        if one.differs
+    }
     by_section: dict[object, list[TargetHealth]] = {}
     for key, entry in sorted(application.snapshot.entries.items()):
         by_section.setdefault(key.section_key, []).append(entry.health)
     return tuple(
         SectionOutcome(
-            deployment=key.deployment,
-            section=key.section,
+            key=key,
             off=off,
             healths=() if off is not None else tuple(by_section.get(key, ())),
-            derp_map=application.derp_map(key.deployment) if key.section is Section.DERP else None,
+            derp_map=application.derp_map(key.deployment)
+            if key.section is Section.DERP and key.witness is Witness.PROBE
+            else None,
+            disagreement=disagreements.get(key, ""),
         )
-        for key, off in application.board.off.items()
+        # the exporter itself last
+        for key, off in sorted(application.board.off.items(), key=lambda item: not item[0].deployment)
     )
 
 
@@ -75,21 +102,29 @@ def to_json(outcomes: Sequence[SectionOutcome]) -> dict[str, Any]:
     """Return the versioned form that scripts may rely on."""
     deployments: dict[str, list[dict[str, Any]]] = {}
     for outcome in outcomes:
+        key = outcome.key
         deployments.setdefault(outcome.deployment, []).append(
             {
                 "section": str(outcome.section),
+                "witness": str(outcome.key.witness),
+                "coder_replica": outcome.key.coder_replica,
                 "enabled": outcome.off is None,
                 "reason": "" if outcome.off is None else str(outcome.off),
                 "severity": None if outcome.off is not None else outcome.severity.label,
                 "targets": [check_json.tell_target(health) for health in outcome.healths],
-                **check_json.tell_section(outcome.section, outcome.healths, outcome.derp_map),
+                "disagreement": outcome.disagreement,
+                **({} if outcome.reported else check_json.tell_section(key.section, outcome.healths, outcome.derp_map)),
             }
         )
-    return {
+    own = deployments.pop("", [])
+    told: dict[str, Any] = {
         "version": JSON_VERSION,
         "severity": worst(outcomes).label,
+        "exporter": {"sections": own},
         "deployments": [{"name": name, "sections": sections} for name, sections in deployments.items()],
     }
+    masked: dict[str, Any] = mask_within(told)  # servers say much of this
+    return masked
 
 
 def _table(outcomes: Sequence[SectionOutcome]) -> str:
@@ -105,8 +140,10 @@ def _table(outcomes: Sequence[SectionOutcome]) -> str:
 
 
 def _rows(outcome: SectionOutcome) -> Iterator[tuple[str, str, str, str, str, str]]:
-    where = (_line(outcome.deployment), str(outcome.section))
+    where = (_line(outcome.deployment) or "-", _line(_tell_section(outcome.key)))
     if outcome.off is not None:
+        if outcome.reported:
+            return  # why there is no report stands once, at the section `report`
         yield (*where, "-", "off", "-", _OFF[outcome.off])
         return
     shown = False
@@ -114,8 +151,15 @@ def _rows(outcome: SectionOutcome) -> Iterator[tuple[str, str, str, str, str, st
         for cells in _target_rows(health, alone=len(outcome.healths) == 1):
             yield (*where, *cells)
             shown = True
-    if not shown:
+    if outcome.disagreement:
+        yield (*where, "-", "differs", "-", _line(outcome.disagreement))
+    if not shown and not outcome.reported:
         yield (*where, "-", Severity.OK.label, "-", "nothing to probe")
+
+
+def _tell_section(key: SectionKey) -> str:
+    told = " ".join(filter(None, ("report" if key.witness is Witness.REPORT else "", key.coder_replica)))
+    return f"{key.section} ({told})" if told else str(key.section)
 
 
 def _target_rows(health: TargetHealth, *, alone: bool) -> Iterator[tuple[str, str, str, str]]:
@@ -124,7 +168,7 @@ def _target_rows(health: TargetHealth, *, alone: bool) -> Iterator[tuple[str, st
     target = _line(health.key.name) or "-"
     findings = sorted(health.report.findings, key=_by_severity)
     for finding in findings:
-        yield target, finding.severity.label, finding.code, _line(finding.message)
+        yield target, finding.severity.label, finding.code or "-", _line(finding.message)
     failure = health.report.failure
     if not findings and failure is not None:
         yield target, "failed", "-", _line(failure.message)
@@ -151,8 +195,8 @@ _OFF = {
 
 def _line(text: str) -> str:
     """What servers and files say stays on its line, in bounded length, and sends nothing to the
-    terminal."""
-    text = " ".join(text[:4096].split())
+    terminal; what looks like a secret is masked."""
+    text = " ".join(mask(text)[:4096].split())
     text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return text if len(text) <= 400 else text[:400] + "..."
 
@@ -160,10 +204,12 @@ def _line(text: str) -> str:
 def _junit(outcomes: Sequence[SectionOutcome]) -> str:
     root = ElementTree.Element("testsuites", name="coder-health-exporter")
     for outcome in outcomes:
-        suite = ElementTree.SubElement(root, "testsuite", name=f"{_line(outcome.deployment)}/{outcome.section}")
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=f"{_line(outcome.deployment)}/{_line(_tell_section(outcome.key))}"
+        )
         cases = failures = skipped = 0
         if outcome.off is not None:
-            case = ElementTree.SubElement(suite, "testcase", classname=str(outcome.section), name="-")
+            case = ElementTree.SubElement(suite, "testcase", classname=_line(outcome.section), name="-")
             ElementTree.SubElement(case, "skipped", message=_OFF[outcome.off])
             cases, skipped = 1, 1
         for health in outcome.healths:
@@ -171,7 +217,7 @@ def _junit(outcomes: Sequence[SectionOutcome]) -> str:
             case = ElementTree.SubElement(
                 suite,
                 "testcase",
-                classname=str(outcome.section),
+                classname=_line(outcome.section),
                 name=_line(health.key.name) or "-",
                 time=f"{health.duration_seconds:.6f}",
             )

@@ -73,7 +73,7 @@ def tell_target(health: TargetHealth) -> dict[str, Any]:
     }
 
 
-def tell_section(section: Section, healths: Sequence[TargetHealth], derp_map: DerpMap | None) -> dict[str, Any]:
+def tell_section(section: Section | str, healths: Sequence[TargetHealth], derp_map: DerpMap | None) -> dict[str, Any]:
     """Return the members that only some sections have."""
     results = [health.result for health in healths]
     if section is Section.DERP:

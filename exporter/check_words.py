@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from exporter.config.durations import format_duration
 from exporter.health.access_url import AccessURLResult
+from exporter.health.coder_report import CoderReport, ReportedSection
 from exporter.health.database import DatabaseResult
 from exporter.health.derp import DerpResult, MeshResult, RegionResult, Skipped, TransportResult, relay_works
 from exporter.health.direct_connections import DirectConnectionsResult, InterfaceFacts, Netcheck
+from exporter.health.exporter import ExporterResult, TokenResult
 from exporter.health.provisioner_daemons import ProvisionerDaemonsResult
+from exporter.health.replica import ReplicaResult
+from exporter.health.report import ReportResult, ReportsResult
 from exporter.health.stun import StunAttempt, StunResult
 from exporter.health.websocket import Mode, WebSocketResult
 from exporter.health.workspace_proxy import ProxyResult, RoundResult
@@ -57,6 +62,19 @@ def describe(result: object) -> str:
             return _describe_daemons(result)
         case DirectConnectionsResult():
             return ", ".join(_describe_network(result))
+        case ReplicaResult():
+            version = f", Coder {result.coder_version}" if result.coder_version else ""
+            return f"{result.status} from {result.address}{version}"
+        case ReportResult():
+            return _describe_report(result)
+        case ReportedSection():
+            return f"Coder says {result.severity_text or 'nothing'}{', muted' if result.dismissed else ''}"
+        case ReportsResult():
+            return _describe_reports(result)
+        case TokenResult():
+            return _describe_token(result)
+        case ExporterResult():
+            return f"{result.failing} of {result.targets} targets fail"
     return ""
 
 
@@ -80,6 +98,8 @@ def note(result: object, *, judged: bool) -> Iterator[tuple[str, str, str]]:
                 yield "", "note", f"not visible to our token: organization {_join(result.refused[:MAX_NOTES])}"
             if judged and result.organizations is not None:
                 yield "", "note", describe(result)
+        case ReportResult(report=CoderReport(dropped=dropped)) if dropped:
+            yield "", "note", f"left out of Coder's report, since it cannot be read: {_count(dropped, 'part')}"
         case DirectConnectionsResult() if judged:
             yield "", "note", describe(result)
 
@@ -92,6 +112,26 @@ def _cut(notes: list[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
 
 def _tell_skipped(node: Skipped) -> str:
     return f"relay {node.host or '(no host)'} is not probed: {_SKIPPED.get(node.reason, node.reason)}"
+
+
+def _describe_report(result: ReportResult) -> str:
+    report = result.report
+    if report is None:
+        return "no report"
+    age = "" if result.age_seconds is None else f", {format_duration(round(result.age_seconds))} old"
+    version = f" of Coder {report.version}" if report.version else ""
+    return f"report{version}{age}"
+
+
+def _describe_reports(result: ReportsResult) -> str:
+    muted = "mutes not known" if result.dismissed is None else f"muted in Coder: {_join(result.dismissed) or 'nothing'}"
+    return f"{len(result.views)} reports, {muted}" if len(result.views) > 1 else muted
+
+
+def _describe_token(result: TokenResult) -> str:
+    if result.remaining_seconds is None:
+        return "when the token expires is not known"
+    return f"the token expires in {format_duration(max(0, round(result.remaining_seconds)))}"
 
 
 def _describe_access_url(result: AccessURLResult) -> str:

@@ -204,7 +204,11 @@ async def _check_once(config: Config, sections: Sequence[str], output: str) -> i
     if interrupted:
         print(f"{PROG} check: stopped before it was done", file=sys.stderr)
         return EXIT_COULD_NOT_RUN
-    outcomes = [outcome for outcome in check.collect(application) if not sections or outcome.section in sections]
+    outcomes = [
+        outcome
+        for outcome in check.collect(application)
+        if not sections or (Section.REPORT if outcome.reported else outcome.section) in sections
+    ]
     _print(check.render(outcomes, output))
     if all(outcome.off is not None for outcome in outcomes):
         print(f"{PROG} check: nothing was probed", file=sys.stderr)

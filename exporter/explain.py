@@ -60,7 +60,7 @@ def _sections() -> dict[str, str]:
 
 def _sources() -> Iterator[str]:
     folder = files("exporter.health").joinpath("texts")
-    for name in (*codes.CODES, "exporter"):
+    for name in codes.CODES:
         yield folder.joinpath(f"{name}.md").read_text(encoding="utf-8")
 
 

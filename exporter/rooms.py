@@ -7,9 +7,10 @@ to run (connections, lists, memories) lives here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
+from exporter import witnesses
 from exporter.clock import Clock
 from exporter.health import (
     access_url,
@@ -17,20 +18,27 @@ from exporter.health import (
     derp,
     direct_connections,
     provisioner_daemons,
+    replica,
+    report,
     stun,
     websocket,
     workspace_proxy,
 )
+from exporter.health import exporter as exporter_health
 from exporter.health.access_url import AccessURLResult
 from exporter.health.database import DatabaseResult
 from exporter.health.derp import DerpResult, MeshResult, RelayResult
 from exporter.health.direct_connections import DirectConnectionsResult
-from exporter.health.model import Section
+from exporter.health.exporter import ExporterResult, TokenResult
+from exporter.health.model import Report, Section, Witness, find_section
 from exporter.health.provisioner_daemons import ProvisionerDaemonsResult
+from exporter.health.replica import ReplicaResult
+from exporter.health.report import DEFAULT_REFRESH_SECONDS, CoderSettings, ReportResult, ReportsResult
 from exporter.health.stun import StunResult
 from exporter.health.websocket import WebSocketResult
 from exporter.health.workspace_proxy import RoundResult
 from exporter.net.coder_daemons import DaemonTables
+from exporter.net.coder_replicas import ReplicaTable
 from exporter.net.coder_tables import CoderTables
 from exporter.net.postgres import Session
 from exporter.probes import access_url as access_url_probe
@@ -39,11 +47,19 @@ from exporter.probes import derp as derp_probe
 from exporter.probes import derp_mesh as derp_mesh_probe
 from exporter.probes import direct_connections as direct_connections_probe
 from exporter.probes import provisioner_daemons as provisioner_daemons_probe
+from exporter.probes import replica as replica_probe
+from exporter.probes import report as report_probe
+from exporter.probes import reports as reports_probe
 from exporter.probes import stun as stun_probe
+from exporter.probes import token as token_probe
 from exporter.probes import websocket as websocket_probe
 from exporter.probes import workspace_proxy as workspace_proxy_probe
 from exporter.probes.identity import IdentityMemory
+from exporter.probes.report import ReportMemory
+from exporter.probes.reports import ReportsMemory
+from exporter.probes.token import TokenMemory
 from exporter.relays import Relays
+from exporter.replicas import Replicas
 from exporter.runner import Judgement, Room
 from exporter.secret import Secret
 from exporter.snapshot import Snapshot
@@ -54,15 +70,24 @@ from exporter.targets.model import (
     DerpMeshTarget,
     DerpRelayTarget,
     DirectConnectionsTarget,
+    ExporterTarget,
     HTTPTarget,
     ProvisionerDaemonsTarget,
+    ReplicaTarget,
+    ReportsTarget,
+    ReportTarget,
+    SectionKey,
     StunTarget,
     Target,
+    TokenTarget,
     WebSocketTarget,
     WorkspaceProxiesTarget,
 )
+from exporter.targets.replica_watch import ReadTable
 from exporter.wire.derp_frames import Transport
 from exporter.wire.postgres_url import parse_postgres_url
+from exporter.wire.url import parse_origin
+from exporter.witnesses import SkewWatch
 
 # The label `target` of the database. Source: contract, section 5.
 DATABASE_TARGET = "primary"
@@ -73,16 +98,34 @@ class Rooms:
 
     Args:
         relays: By deployment, where its DERP map is watched.
+        replicas: By deployment, where replicas of coderd are looked for.
+        look_at_host: Finds whether this host is cut off, and whether the schedule is kept.
     """
 
-    def __init__(self, *, relays: Mapping[str, Relays], snapshot: Snapshot, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        relays: Mapping[str, Relays],
+        replicas: Mapping[str, Replicas],
+        look_at_host: Callable[[ExporterTarget], Awaitable[ExporterResult]],
+        snapshot: Snapshot,
+        clock: Clock,
+    ) -> None:
         self._relays = relays
+        self._replicas = replicas
+        self._look_at_host = look_at_host
         self._snapshot = snapshot
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._discoveries: dict[str, ProxyDiscovery] = {}
         self._daemon_tables: dict[str, DaemonTables] = {}
         self._memories: dict[str, IdentityMemory] = {}
+        self._polls: dict[str, ReportMemory] = {}
+        self._reports: dict[str, ReportsMemory] = {}
+        self._tokens: dict[str, TokenMemory] = {}
+        self._skew = SkewWatch()
+        self.settings: dict[str, CoderSettings] = {}
+        """What Coder's configuration says, by deployment, as far as it could be read."""
 
     def table(self) -> Mapping[Section, Room]:
         """Return how each section is probed and judged."""
@@ -94,7 +137,7 @@ class Rooms:
                 name=self._host,
             ),
             Section.DATABASE: Room(
-                probe=self._probe_database, judge=_judge_database, name=lambda target: DATABASE_TARGET
+                probe=self._probe_database, judge=self._judge_database, name=lambda target: DATABASE_TARGET
             ),
             Section.WORKSPACE_PROXY: Room(
                 probe=self._probe_workspace_proxies, judge=_judge_workspace_proxies, name=lambda target: ""
@@ -103,6 +146,14 @@ class Rooms:
                 probe=self._probe_provisioner_daemons, judge=_judge_provisioner_daemons, name=lambda target: ""
             ),
             Section.DERP: Room(probe=self._probe_derp, judge=self._judge_derp, name=_name_derp),
+            Section.REPORT: Room(
+                probe=self._probe_report,
+                judge=self._judge_report,
+                name=self._name_report,
+                is_complete=_is_complete_report,
+                is_long=_is_long_report,
+            ),
+            Section.EXPORTER: Room(probe=self._probe_exporter, judge=_judge_exporter, name=lambda target: ""),
             Section.DIRECT_CONNECTIONS: Room(
                 probe=self._probe_direct_connections, judge=_judge_direct_connections, name=lambda target: ""
             ),
@@ -172,15 +223,111 @@ class Rooms:
             for session in sessions:
                 group.create_task(session.close())
 
-    def _probe_access_url(self, target: AccessURLTarget) -> Awaitable[AccessURLResult]:
+    async def _probe_access_url(self, target: Target) -> object:
+        """What everybody uses, or one replica behind it."""
+        replicas = self._replicas.get(target.deployment)
+        if isinstance(target, ReplicaTarget):
+            result = await replica_probe.probe(target, clock=self._clock)
+            return result if replicas is None else replicas.see(result)
+        assert isinstance(target, AccessURLTarget)
         memory = self._memories.setdefault(target.schedule_name, IdentityMemory())
-        return access_url_probe.probe(target, clock=self._clock, memory=memory)
+        answer = await access_url_probe.probe(target, clock=self._clock, memory=memory)
+        if replicas is not None:
+            replicas.set_access_url_answers(answer.best is not None and answer.best.up)
+        return answer
+
+    async def _probe_report(self, target: Target) -> object:
+        """One poll, or what all polls of the deployment say together."""
+        if isinstance(target, ReportTarget):
+            memory = self.remember_polls(target)
+            settings = self.settings.get(target.deployment)
+            refresh = None if settings is None else settings.refresh_seconds
+            return await report_probe.probe(
+                target, memory=memory, clock=self._clock, refresh_seconds=refresh or DEFAULT_REFRESH_SECONDS
+            )
+        assert isinstance(target, ReportsTarget)
+        kept = self._reports.setdefault(target.schedule_name, ReportsMemory())
+        result = await reports_probe.probe(target, memory=kept, clock=self._clock)
+        return witnesses.complete(
+            result,
+            self._snapshot,
+            target.deployment,
+            watch=self._skew,
+            skew_limit_seconds=self._snapshot.sections[target.section_key].policy.version_grace_seconds,
+            now=self._clock.now(),
+            monotonic_seconds=self._clock.monotonic(),
+        )
+
+    def _judge_report(self, target: Target, result: ReportResult | ReportsResult) -> Sequence[Judgement]:
+        """One poll, or what all polls say together: nothing, where no replica has a report for us."""
+        if isinstance(result, ReportResult):
+            return self._judge_poll(target, result)
+        polls = [
+            entry.health.result
+            for key, rollup in self._snapshot.sections_of(target.deployment).items()
+            if key.section is Section.REPORT and key.witness is Witness.PROBE
+            for entry in rollup.entries.values()
+            if isinstance(entry.health.result, ReportResult)
+        ]
+        verdict = report.assess_reports(result)
+        if polls and all(poll.off is not None for poll in polls):
+            verdict = Report(section=Section.REPORT, off=polls[0].off)
+        return (Judgement(name="", report=verdict, result=result),)
+
+    def remember_polls(self, target: Target) -> ReportMemory:
+        """Return what is kept of a replica's reports."""
+        return self._polls.setdefault(target.schedule_name, ReportMemory())
+
+    def _judge_poll(self, target: Target, result: ReportResult) -> Sequence[Judgement]:
+        """The poll itself, and each section as the report tells it; those are remembered for the next one."""
+        verdict = report.assess(result)
+        if result.report is not None:
+            self.remember_polls(target).shown = tuple(verdict.sections)
+        return (
+            Judgement(name=result.name, report=verdict.poll, result=result),
+            *(
+                Judgement(
+                    name=result.name,
+                    report=told,
+                    result=None if result.report is None else result.report.section(name),
+                    section_key=SectionKey(
+                        deployment=target.deployment,
+                        section=find_section(name),
+                        witness=Witness.REPORT,
+                        coder_replica=target.coder_replica,
+                    ),
+                )
+                for name, told in verdict.sections.items()
+            ),
+        )
+
+    async def _probe_exporter(self, target: Target) -> object:
+        """Our token of a deployment, or this exporter and its host."""
+        if isinstance(target, TokenTarget):
+            memory = self._tokens.setdefault(target.schedule_name, TokenMemory())
+            return await token_probe.probe(target, memory=memory, clock=self._clock)
+        assert isinstance(target, ExporterTarget)
+        return await self._look_at_host(target)
 
     def _probe_database(self, target: DatabaseTarget) -> Awaitable[DatabaseResult]:
         session = self._session(
             target, target.url, fresh_connection_interval_seconds=target.fresh_connection_interval_seconds
         )
         return database_probe.probe(target, session=session, clock=self._clock)
+
+    def _judge_database(self, target: DatabaseTarget, result: DatabaseResult) -> Sequence[Judgement]:
+        report = database.assess(result, threshold_seconds=self.latency_threshold_seconds(target))
+        return (Judgement(name=DATABASE_TARGET, report=report, result=result, phase_seconds=result.phase_seconds),)
+
+    def latency_threshold_seconds(self, target: DatabaseTarget) -> float:
+        """Return the threshold in force: as written, else as Coder's configuration says, else its default;
+        of each of them what the verdict goes by."""
+        if target.latency_threshold_seconds is not None:
+            return database.find_threshold(target.latency_threshold_seconds)
+        learned = self.settings.get(target.deployment)
+        if learned is None or learned.latency_threshold_seconds is None:
+            return database.DEFAULT_LATENCY_THRESHOLD_SECONDS
+        return database.find_threshold(learned.latency_threshold_seconds)
 
     def _probe_workspace_proxies(self, target: WorkspaceProxiesTarget) -> Awaitable[RoundResult]:
         return workspace_proxy_probe.probe(target, discovery=self.discovery(target), clock=self._clock)
@@ -206,6 +353,13 @@ class Rooms:
             self._daemon_tables[target.schedule_name] = tables
         return provisioner_daemons_probe.probe(target, tables=tables, clock=self._clock)
 
+    def read_replicas(self, deployment: str, url: Secret) -> ReadTable:
+        """Return what reads the table of the replicas, on a connection of its own."""
+        name = f"{deployment}/replicas"
+        self._sessions[name] = Session(parse_postgres_url(url.reveal()), clock=self._clock, timeout_seconds=5.0)
+        table = ReplicaTable(self._sessions[name])
+        return lambda timeout_seconds: table.read(timeout_seconds=timeout_seconds)
+
     def _session(self, target: Target, url: Secret, **options: float) -> Session:
         """Return the kept connection of a schedule entry. Each has its own: two conversations on
         one would wait for each other, and be measured."""
@@ -217,15 +371,37 @@ class Rooms:
             self._sessions[target.schedule_name] = session
         return session
 
+    def forget(self, schedule_name: str) -> None:
+        """Forget what runs of a target that left the schedule kept. A connection to a database is kept by none
+        that leaves."""
+        self._polls.pop(schedule_name, None)
+        self._memories.pop(schedule_name, None)
+        self._reports.pop(schedule_name, None)
+        self._tokens.pop(schedule_name, None)
+
+    def _name_report(self, target: HTTPTarget) -> str:
+        """Return the label of a poll that could not read the URL: never empty, which is what all polls
+        together are called."""
+        if not isinstance(target, ReportTarget):
+            return ""
+        url = target.access_url.url
+        written = "" if url is None else parse_origin(url).host
+        return self._host(target) or written or target.deployment
+
     def _host(self, target: HTTPTarget) -> str:
         """Return the label `target` when a run broke before it could tell: that of the run before."""
-        for key in self._snapshot.entries:
-            if key.section_key == target.section_key:
+        rollup = self._snapshot.sections.get(target.section_key)
+        for key in rollup.entries if rollup is not None else ():
+            if key.name:
                 return key.name
-        return ""
+        return target.coder_replica
 
 
-def _judge_access_url(target: AccessURLTarget, result: AccessURLResult) -> Sequence[Judgement]:
+def _judge_access_url(target: Target, result: AccessURLResult | ReplicaResult) -> Sequence[Judgement]:
+    if isinstance(result, ReplicaResult):
+        verdict = replica.assess(result)
+        return (Judgement(name=result.name, report=verdict, result=result, phase_seconds=result.phase_seconds),)
+    assert isinstance(target, AccessURLTarget)
     report = access_url.assess(
         result,
         certificate_warning_seconds=target.certificate_warning_seconds,
@@ -237,11 +413,6 @@ def _judge_access_url(target: AccessURLTarget, result: AccessURLResult) -> Seque
 def _judge_websocket(target: WebSocketTarget, result: WebSocketResult) -> Sequence[Judgement]:
     report = websocket.assess(result)
     return (Judgement(name=result.host, report=report, result=result, phase_seconds=result.phase_seconds),)
-
-
-def _judge_database(target: DatabaseTarget, result: DatabaseResult) -> Sequence[Judgement]:
-    report = database.assess(result, threshold_seconds=target.latency_threshold_seconds)
-    return (Judgement(name=DATABASE_TARGET, report=report, result=result, phase_seconds=result.phase_seconds),)
 
 
 def _name_derp(target: Target) -> str:
@@ -284,3 +455,19 @@ def _judge_workspace_proxies(target: WorkspaceProxiesTarget, result: RoundResult
             for proxy in result.proxies
         ),
     )
+
+
+def _is_complete_report(result: ReportResult | ReportsResult) -> bool:
+    """A poll that failed leaves what the report before it said, as long as that is any good."""
+    return isinstance(result, ReportsResult) or result.report is not None or result.expired
+
+
+def _is_long_report(result: ReportResult | ReportsResult) -> bool:
+    """A report of many relays or daemons, all in trouble, takes some tens of milliseconds."""
+    return isinstance(result, ReportResult) and result.report is not None
+
+
+def _judge_exporter(_target: Target, result: TokenResult | ExporterResult) -> Sequence[Judgement]:
+    if isinstance(result, TokenResult):
+        return (Judgement(name="", report=exporter_health.assess_token(result), result=result),)
+    return (Judgement(name="", report=exporter_health.assess_exporter(result), result=result),)

@@ -17,7 +17,7 @@ from exporter.health import codes
 from exporter.health.model import Failure, Finding, Report, Section, Severity
 from exporter.log import get_logger
 from exporter.snapshot import TargetHealth
-from exporter.targets.model import Target, TargetKey
+from exporter.targets.model import SectionKey, Target, TargetKey
 
 # Probes keep their own time (the target's timeout) and say what was slow. This much later the
 # runner ends a run that did not: then it is a bug of ours.
@@ -31,11 +31,13 @@ class Judgement:
     """What a run says about one thing that it probed.
 
     `started_timestamp_seconds` and `duration_seconds` are None for those of the whole run.
+    `section_key` is None for the target's own; what Coder's report says belongs to other sections.
     """
 
     name: str
     report: Report
     result: object
+    section_key: SectionKey | None = None
     phase_seconds: Mapping[Phase, float] = field(default_factory=dict)
     started_timestamp_seconds: float | None = None
     duration_seconds: float | None = None
@@ -45,18 +47,22 @@ class Judgement:
 class Room:
     """How a section is probed and judged; bound once, in app.py.
 
-    `name` gives the label `target` when a run could not tell it.
+    `name` gives the label `target` when a run could not tell it. `is_complete` says of a result
+    whether what it does not tell of is gone, and not only untold this time. `is_long` says of a result
+    whether to judge it takes long enough to hold up others: then that is done in a thread.
     """
 
     probe: Callable[[Any], Awaitable[Any]]
     judge: Callable[[Any, Any], Sequence[Judgement]]
     name: Callable[[Any], str]
+    is_complete: Callable[[Any], bool] = lambda _result: True
+    is_long: Callable[[Any], bool] = lambda _result: False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The outcome of a run. `complete` is False when the run broke: what is not in it is unknown,
-    not gone."""
+    """The outcome of a run. `complete` is False when the run broke, or says so: what is not in it is
+    unknown, not gone."""
 
     healths: tuple[TargetHealth, ...]
     complete: bool = True
@@ -80,7 +86,11 @@ class Runner:
         try:
             async with asyncio.timeout(target.run_limit_seconds + OVERRUN_SECONDS):
                 result = await room.probe(target)
-            judgements = room.judge(target, result)
+                if room.is_long(result):
+                    judgements = await asyncio.to_thread(room.judge, target, result)
+                else:
+                    judgements = room.judge(target, result)
+            complete = room.is_complete(result)
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
                 raise
@@ -92,7 +102,10 @@ class Runner:
         return Round(
             healths=tuple(
                 TargetHealth(
-                    key=TargetKey(section_key=target.section_key, name=judgement.name or room.name(target)),
+                    key=TargetKey(
+                        section_key=judgement.section_key or target.section_key,
+                        name=judgement.name or room.name(target),
+                    ),
                     run=number,
                     interval_seconds=target.interval_seconds,
                     started_timestamp_seconds=(

@@ -84,6 +84,21 @@ class Ticker(Generic[Outcome]):
         )
         return max(0.0, max(late, default=0.0))
 
+    def behind_seconds(self) -> float:
+        """Return how much later than its own interval allows the most delayed run is: 0 when none is.
+
+        A run that is going counts from the end of its target's timeout on.
+        """
+        now = self._clock.monotonic()
+        late = (
+            now
+            - scheduled.due_monotonic_seconds
+            - scheduled.target.interval_seconds
+            - (scheduled.target.run_limit_seconds if scheduled.run else 0.0)
+            for scheduled in self._scheduled.values()
+        )
+        return max(0.0, max(late, default=0.0))
+
     async def serve(self, targets: Iterable[Target]) -> None:
         """Keep the schedule until cancelled; then every run is cancelled too."""
         async with asyncio.TaskGroup() as group:

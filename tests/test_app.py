@@ -17,7 +17,7 @@ from exporter.config.load import load_config
 from exporter.demo import faults
 from exporter.demo.coderd import Role, SimulatedCoder
 from exporter.health.codes import section_codes
-from exporter.health.model import Section
+from exporter.health.model import REPORT_SECTIONS, Section
 from exporter.metrics.negotiation import Format
 from exporter.snapshot import CodeChange
 from tests.support.clock import FakeClock
@@ -76,6 +76,7 @@ async def test_grades_tell_what_is_off_and_why(coder: SimulatedCoder) -> None:
         (dict(labels)["section"], dict(labels)["reason"]): value
         for (name, labels), value in scrape(application).items()
         if name == "coder_health_section_enabled"
+        and (dict(labels)["deployment"], dict(labels)["witness"]) == ("prod", "probe")
     }
     assert {
         ("access_url", ""): 1.0,
@@ -85,7 +86,12 @@ async def test_grades_tell_what_is_off_and_why(coder: SimulatedCoder) -> None:
         ("database", "no_database"): 0.0,
         ("workspace_proxy", "no_token"): 0.0,
         ("provisioner_daemons", "no_token"): 0.0,
+        ("report", "no_token"): 0.0,
+        ("exporter", "no_token"): 0.0,
     } == enabled
+    assert [0.0] * len(REPORT_SECTIONS) == find(
+        application, "coder_health_section_enabled", witness="report", reason="no_token"
+    )
     assert [] == find(application, "coder_health_code_active", section="database")
 
 
@@ -97,8 +103,8 @@ async def test_what_a_run_learns_turns_a_section_off_and_on_again(coder: Simulat
     assert [] == find(application, "coder_health_code_active", section="workspace_proxy")
     coder.licensed = True
     await application.check()
-    assert [1.0] == find(application, "coder_health_section_enabled", section="workspace_proxy")
-    assert {0.0} == set(find(application, "coder_health_code_active", section="workspace_proxy"))
+    assert [1.0] == find(application, "coder_health_section_enabled", section="workspace_proxy", witness="probe")
+    assert {0.0} == set(find(application, "coder_health_code_active", section="workspace_proxy", witness="probe"))
 
 
 async def test_a_fault_goes_from_the_wire_to_the_scrape_and_back(coder: SimulatedCoder) -> None:

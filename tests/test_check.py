@@ -15,10 +15,12 @@ from exporter.check import SectionOutcome, collect, render, worst
 from exporter.clock import SystemClock
 from exporter.config.load import load_config
 from exporter.demo.coderd import Role, SimulatedCoder
+from exporter.demo.state import DaemonFacts
 from exporter.errors import Reason
 from exporter.health.derp import Skipped
 from exporter.health.direct_connections import Netcheck
 from exporter.health.model import OffReason, Section, Severity
+from exporter.targets.model import SectionKey
 from exporter.wire.derp_map import parse_derp_map
 from tests.support.exposition import health
 from tests.support.raw_http import RawServer, response
@@ -36,6 +38,10 @@ from tests.support.relay_results import (
     stun_attempt,
     transport,
 )
+
+
+def key(section: Section, **more: Any) -> SectionKey:
+    return SectionKey(deployment="prod", section=section, **more)
 
 
 async def outcomes_of(url: str, **environ: str) -> tuple[SectionOutcome, ...]:
@@ -63,6 +69,10 @@ async def test_json_is_versioned_and_whole() -> None:
     """Every section stands in it: codes with messages and links, facts with units, what is off and why."""
     async with SimulatedCoder(host="127.0.0.1", licensed=False) as coder:
         token = coder.tokens[Role.OWNER].reveal()
+        now = SystemClock.now()
+        coder.state.daemons["builder"] = DaemonFacts(
+            id="1", name="builder", created_timestamp_seconds=now, last_seen_timestamp_seconds=now
+        )
         outcomes = await outcomes_of(coder.url, CODER_SESSION_TOKEN=token)
     text = render(outcomes, "json")
     assert token not in text
@@ -76,7 +86,7 @@ async def test_json_is_versioned_and_whole() -> None:
         for code in target["codes"]
     }
     (deployment,) = document["deployments"]
-    sections = {section["section"]: section for section in deployment["sections"]}
+    sections = {section["section"]: section for section in deployment["sections"] if section["witness"] == "probe"}
     assert set(Section) == set(sections)
     assert ("not_licensed", None, []) == (
         sections["workspace_proxy"]["reason"],
@@ -122,7 +132,7 @@ async def test_what_servers_say_stays_on_its_line(answer: bytes) -> None:
 @pytest.mark.parametrize("reason", OffReason)
 def test_every_reason_to_be_off_has_words(reason: OffReason) -> None:
     """No reason is left without a sentence."""
-    outcome = SectionOutcome(deployment="prod", section=Section.DATABASE, off=reason, healths=())
+    outcome = SectionOutcome(key=key(Section.DATABASE), off=reason, healths=())
     row = render([outcome], "table").splitlines()[1]
     assert row.startswith("prod")
     assert len(check._OFF[reason]) > 5
@@ -142,8 +152,7 @@ def relays_outcome() -> SectionOutcome:
         Skipped(region_id=2, node="2b", host="", reason="invalid"),
     )
     return SectionOutcome(
-        deployment="prod",
-        section=Section.DERP,
+        key=key(Section.DERP),
         off=None,
         healths=(
             health("prod", Section.DERP, "", derp(one, skipped=skipped, problems=("region 3 has no nodes",))),
@@ -166,8 +175,7 @@ def network_outcome(**more: Any) -> SectionOutcome:
         interface("docker0"),
     )
     return SectionOutcome(
-        deployment="prod",
-        section=Section.DIRECT_CONNECTIONS,
+        key=key(Section.DIRECT_CONNECTIONS),
         off=None,
         healths=(health("prod", Section.DIRECT_CONNECTIONS, "", found, **more),),
     )
@@ -222,7 +230,9 @@ def test_json_has_the_members_of_relays_and_of_the_network() -> None:
     ]
     assert ("warning", "Region 1") == (derp_section["coder"]["severity"], derp_section["map"]["regions"][0]["name"])
     assert True is network_section["netcheck"]["mapping_varies"]
-    assert {"section", "enabled", "reason", "severity", "targets", "netcheck"} == set(network_section)
+    assert {
+        "section", "witness", "coder_replica", "enabled", "reason", "severity", "targets", "disagreement", "netcheck"
+    } == set(network_section)  # fmt: skip
 
 
 def test_junit_has_a_case_for_each_target_of_the_relays() -> None:
@@ -238,8 +248,7 @@ def test_names_from_a_map_stay_on_their_line() -> None:
     hostile = "a\x1b[31m\nSECOND"
     skipped = tuple(Skipped(region_id=1, node=hostile, host=hostile, reason=hostile) for _ in range(2))
     outcome = SectionOutcome(
-        deployment="prod",
-        section=Section.DERP,
+        key=key(Section.DERP),
         off=None,
         healths=(health("prod", Section.DERP, "", derp(skipped=skipped, problems=(hostile,))),),
     )

@@ -7,10 +7,25 @@ from typing import Any
 import pytest
 
 from exporter.check_words import MAX_NOTES, describe, note
+from exporter.health.coder_report import CoderReport, ReportedSection
 from exporter.health.derp import Skipped
 from exporter.health.direct_connections import Netcheck
+from exporter.health.exporter import ExporterResult, TokenResult
+from exporter.health.model import Severity
 from exporter.health.provisioner_daemons import ProvisionerDaemonsResult, WaitingJobs
-from tests.support.exposition import access_url, attempt, daemon, daemons, database, proxy, proxy_round, websocket
+from exporter.health.replica import ReplicaResult
+from exporter.health.report import ReplicaView, ReportResult, ReportsResult
+from tests.support.exposition import (
+    access_url,
+    attempt,
+    daemon,
+    daemons,
+    database,
+    poll,
+    proxy,
+    proxy_round,
+    websocket,
+)
 from tests.support.relay_results import (
     REFUSED,
     dead,
@@ -106,6 +121,31 @@ from tests.support.relay_results import (
             network(Netcheck(stun_servers=1, stun_answers=1, mapping_varies=False)),
             "UDP passes (1 of 1 STUN servers answered), no hard NAT",
         ),
+        (
+            ReplicaResult(name="coderd-0", address="192.0.2.3", status=200, coder_version="v2.26.0"),
+            "200 from 192.0.2.3, Coder v2.26.0",
+        ),
+        (ReplicaResult(name="coderd-0", address="192.0.2.3", status=200), "200 from 192.0.2.3"),
+        (poll(age_seconds=30.4), "report of Coder v2.26.0, 30s old"),
+        (poll(report=CoderReport(), age_seconds=None), "report"),
+        (poll(report=None), "no report"),
+        (ReportedSection(name="derp", severity=Severity.OK, severity_text="ok"), "Coder says ok"),
+        (
+            ReportedSection(name="derp", severity=Severity.OK, severity_text="ok", dismissed=True),
+            "Coder says ok, muted",
+        ),
+        (ReportedSection(name="derp", severity=None), "Coder says nothing"),
+        (ReportsResult(), "mutes not known"),
+        (ReportsResult(dismissed=()), "muted in Coder: nothing"),
+        (ReportsResult(dismissed=("derp", "pubsub")), "muted in Coder: derp, pubsub"),
+        (
+            ReportsResult(dismissed=(), views=tuple(ReplicaView(coder_replica=one, severities={}) for one in "ab")),
+            "2 reports, muted in Coder: nothing",
+        ),
+        (TokenResult(), "when the token expires is not known"),
+        (TokenResult(remaining_seconds=5400.2), "the token expires in 1h30m"),
+        (TokenResult(remaining_seconds=-1.0), "the token expires in 0s"),
+        (ExporterResult(failing=1, targets=7), "1 of 7 targets fail"),
     ],
 )
 def test_each_result_has_its_words(result: Any, wanted: str) -> None:
@@ -133,7 +173,7 @@ def test_many_notes_are_cut_and_counted() -> None:
 
 def test_results_of_other_sections_have_no_notes() -> None:
     """Notes are for what findings do not tell; a network without findings is described already."""
-    for result in (None, database(0.1), transport(0.001), network()):
+    for result in (None, database(0.1), transport(0.001), network(), poll(), ReportsResult(), TokenResult()):
         assert [] == list(note(result, judged=False))
 
 
@@ -144,3 +184,19 @@ def test_hidden_organizations_are_noted_and_findings_do_not_hide_the_facts() -> 
     assert [hidden] == list(note(result, judged=False))
     assert [hidden, ("", "note", describe(result))] == list(note(result, judged=True))
     assert [] == list(note(ProvisionerDaemonsResult(), judged=True))
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (CoderReport(dropped=1), [("", "note", "left out of Coder's report, since it cannot be read: 1 part")]),
+        (CoderReport(dropped=7), [("", "note", "left out of Coder's report, since it cannot be read: 7 parts")]),
+        (CoderReport(), []),
+        (None, []),
+    ],
+)
+def test_what_was_left_out_of_a_report_is_noted(
+    report: CoderReport | None, expected: list[tuple[str, str, str]]
+) -> None:
+    """What could not be read of a report was not judged either."""
+    assert expected == list(note(ReportResult(name="coder-0", report=report), judged=False))

@@ -18,7 +18,7 @@ from exporter.config.load import load_config, reference
 from exporter.health.maintenance import CLOSED, Maintenance, OnceWindow, Window
 from exporter.maintenance import LOOK_AGAIN_SECONDS, MaintenanceWatch
 from exporter.metrics.negotiation import Format
-from exporter.web.pages import survey
+from exporter.web.views import Background, survey
 from tests.support.clock import FakeClock
 from tests.support.exposition import pick, read
 
@@ -95,7 +95,8 @@ async def test_a_window_that_is_open_at_the_start_is_shown_at_once(make_applicat
     clock = FakeClock(now=FRIDAY)
     application = await asyncio.to_thread(make_application, "{start: fri 23:00, duration: 2h}", clock)
     assert {"prod": 1.0, "staging": 0.0} == shown(application)
-    prod, staging = survey(application.snapshot, application.board.off, application.maintenance)
+    background = Background(off=application.board.off, maintenance=application.maintenance)
+    prod, staging, _exporter = survey(application.snapshot, background)
     end = datetime(2026, 11, 21, 1, tzinfo=UTC).timestamp()
     assert Maintenance(open=True, next_change_timestamp_seconds=end) == prod.maintenance
     assert CLOSED == staging.maintenance

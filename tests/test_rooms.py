@@ -7,16 +7,23 @@ from typing import Any
 import pytest
 
 from exporter.clock import SystemClock
+from exporter.health.coder_report import CoderReport, ReportedSection
 from exporter.health.derp import DerpResult, RelayResult
-from exporter.health.model import Section
+from exporter.health.exporter import ExporterResult
+from exporter.health.model import Section, Severity
+from exporter.health.report import ReportResult
 from exporter.rooms import Rooms
+from exporter.secret import Secret
 from exporter.snapshot import Snapshot
 from exporter.targets.model import (
     AccessURL,
     DerpMeshTarget,
     DerpRelayTarget,
     DerpTarget,
+    ExporterTarget,
     RelayEndpoint,
+    ReportTarget,
+    SessionToken,
     StunTarget,
     Target,
 )
@@ -37,7 +44,10 @@ SECTION = DerpTarget(access_url=AccessURL(url="https://a.example.com"), **TIMES)
 
 @pytest.fixture
 def rooms() -> Rooms:
-    return Rooms(relays={}, snapshot=Snapshot(), clock=SystemClock())
+    async def look_at_host(_target: ExporterTarget) -> ExporterResult:
+        return ExporterResult()
+
+    return Rooms(relays={}, replicas={}, look_at_host=look_at_host, snapshot=Snapshot(), clock=SystemClock())
 
 
 def test_every_section_has_a_room(rooms: Rooms) -> None:
@@ -94,3 +104,22 @@ def test_the_section_shows_its_regions_whole(rooms: Rooms) -> None:
     assert isinstance(result, DerpResult)
     judgements = rooms.table()[Section.DERP].judge(SECTION, result)
     assert (result, *result.regions) == tuple(judgement.result for judgement in judgements)
+
+
+def test_sections_that_were_shown_stay(rooms: Rooms) -> None:
+    """Which foreign sections are shown does not change with every report: the room remembers them."""
+    target = ReportTarget(
+        access_url=AccessURL(url="https://a.example.com"),
+        session_token=SessionToken(token=Secret("abcdefghij-0123456789012345678901")),
+        **(TIMES | {"section": Section.REPORT}),
+    )
+    memory = rooms.remember_polls(target)
+    result = ReportResult(
+        name="coder",
+        report=CoderReport(sections=(ReportedSection(name="pubsub", severity=Severity.OK),)),
+    )
+    judge = rooms.table()[Section.REPORT].judge
+    judge(target, result)
+    assert "pubsub" in memory.shown
+    judge(target, ReportResult(name="coder"))
+    assert "pubsub" in memory.shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 
 from exporter.clock import SystemClock
 from exporter.errors import Reason
-from exporter.health.model import Report, Section
+from exporter.health.model import Report, Section, Witness
 from exporter.runner import Judgement, Room, Round, Runner
-from exporter.targets.model import Target
+from exporter.targets.model import SectionKey, Target
 
 TARGET = Target(deployment="prod", section=Section.DATABASE, interval_seconds=30.0, timeout_seconds=0.05)
 
@@ -52,6 +53,40 @@ async def test_runs_are_numbered() -> None:
     runner = make_runner(probe)
     numbers = [(await runner.run(TARGET)).healths[0].run for _ in range(3)]
     assert sorted(set(numbers)) == numbers
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_what_is_long_to_judge_is_judged_in_a_thread(is_long: bool) -> None:
+    """So that it holds up nobody; all the rest is judged at once."""
+    threads = []
+
+    async def probe(target: Target) -> str:
+        return "fine"
+
+    def judge(target: Target, result: object) -> list[Judgement]:
+        threads.append(threading.get_ident())
+        return [Judgement(name="primary", report=Report(section=target.section), result=result)]
+
+    room = Room(probe=probe, judge=judge, name=lambda target: "primary", is_long=lambda result: is_long)
+    outcome = await Runner(rooms={Section.DATABASE: room}, clock=SystemClock()).run(TARGET)
+    assert (["fine"], True) == ([health.result for health in outcome.healths], outcome.complete)
+    assert [is_long] == [thread != threading.get_ident() for thread in threads]
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_a_result_may_say_that_it_does_not_tell_everything(complete: bool) -> None:
+    """Then what it leaves out is not gone; and what belongs to another section bears its key."""
+    key = SectionKey(deployment="prod", section=Section.DERP, witness=Witness.REPORT, coder_replica="a")
+
+    async def probe(target: Target) -> str:
+        return "fine"
+
+    def judge(target: Target, result: object) -> list[Judgement]:
+        return [Judgement(name="x", report=Report(section=Section.DERP), result=result, section_key=key)]
+
+    room = Room(probe=probe, judge=judge, name=lambda target: "", is_complete=lambda result: complete)
+    outcome = await Runner(rooms={Section.DATABASE: room}, clock=SystemClock()).run(TARGET)
+    assert (complete, [key]) == (outcome.complete, [health.key.section_key for health in outcome.healths])
 
 
 async def test_a_bug_is_eunknown_for_that_target_only() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import Reason
-from exporter.health.model import Failure, Finding, Report, Section, Severity
+from exporter.health.model import Failure, Finding, OffReason, Report, Section, Severity
 from exporter.health.settle import Policy
 from exporter.snapshot import Snapshot, TargetHealth
 from exporter.targets.model import SectionKey, TargetKey
@@ -186,3 +188,174 @@ def test_an_older_round_brings_nobody_back() -> None:
     commit = snapshot.commit("prod/p", [make_health("eu", run=1)], now=START, elapsed_seconds=0.0)
     assert ((), ()) == (commit.entries, commit.removed)
     assert ["us"] == [key.name for key in snapshot.entries]
+
+
+def test_a_frozen_round_shows_and_never_settles() -> None:
+    """While this host is cut off what is seen is shown, and moves no code in either direction."""
+    snapshot = make_snapshot()
+    for run in (1, 2):
+        snapshot.commit("prod/p", [make_health("eu", "EWP04", run=run)], now=START + run, elapsed_seconds=run)
+    for run, codes in ((3, ()), (4, ()), (5, ("XWP02",)), (6, ("XWP02",))):
+        commit = snapshot.commit(
+            "prod/p", [make_health("eu", *codes, run=run)], now=START + run, elapsed_seconds=run, frozen=True
+        )
+        assert () == commit.changes
+    rollup = snapshot.sections[KEY]
+    assert (1, 0) == (rollup.active["EWP04"], rollup.active["XWP02"])
+    assert (0, 1) == (rollup.observed["EWP04"], rollup.observed["XWP02"])
+
+
+def test_what_was_deferred_settles_as_if_at_its_own_time() -> None:
+    """A suspicion that turns out wrong holds back nothing: streaks and `since` are as without it."""
+    plain, suspected = make_snapshot(), make_snapshot()
+    for run, codes in enumerate((("EWP04",), ("EWP04", "XWP02"), ("XWP02",), ()), start=1):
+        for snapshot, deferred in ((plain, False), (suspected, True)):
+            health = make_health("eu", *codes, run=run)
+            snapshot.commit("prod/p", [health], now=START + run, elapsed_seconds=run, deferred=deferred)
+    assert {} == dict(next(iter(suspected.entries.values())).settled)
+    commit = suspected.thaw(settles=True, now=START + 9)
+    assert next(iter(plain.entries.values())).settled == next(iter(suspected.entries.values())).settled
+    # EWP04 came and went while it waited
+    assert [("XWP02", True)] == [(change.code, change.active) for change in commit.changes]
+    assert ((KEY,), 1) == (commit.sections, suspected.sections[KEY].active["XWP02"])
+    assert () == suspected.thaw(settles=True, now=START + 10).entries
+
+
+def test_what_was_deferred_can_be_forgotten() -> None:
+    """A suspicion that turns out right: what was seen meanwhile never counts."""
+    snapshot = make_snapshot()
+    snapshot.commit("prod/p", [make_health("eu", "EWP04")], now=START, elapsed_seconds=0.0, deferred=True)
+    assert () == snapshot.thaw(settles=False, now=START + 1).changes
+    snapshot.commit("prod/p", [make_health("eu", "EWP04", run=2)], now=START + 2, elapsed_seconds=2.0)
+    assert 0 == snapshot.sections[KEY].active["EWP04"]
+
+
+def test_a_round_after_deferred_ones_settles_them_first() -> None:
+    """Nothing is lost when nobody ended the suspicion: the next round takes what waits along."""
+    snapshot = make_snapshot()
+    snapshot.commit("prod/p", [make_health("eu", "EWP04")], now=START, elapsed_seconds=0.0, deferred=True)
+    snapshot.commit("prod/p", [make_health("eu", "EWP04", run=2)], now=START + 2, elapsed_seconds=2.0)
+    assert 1 == snapshot.sections[KEY].active["EWP04"]
+
+
+def test_a_deferred_target_that_is_gone_waits_no_more() -> None:
+    """A target that leaves takes what waits along."""
+    snapshot = make_snapshot()
+    snapshot.commit("prod/p", [make_health("eu", "EWP04")], now=START, elapsed_seconds=0.0, deferred=True)
+    snapshot.retire("prod/p")
+    assert () == snapshot.thaw(settles=True, now=START + 1).entries
+
+
+def observe(snapshot: Snapshot, *codes: str, run: int, **more: object) -> int:
+    """Let an observation be seen; return how often EWP04 is active then."""
+    held = {name: more.pop(name) for name in ("frozen", "deferred") if name in more}
+    health = make_health("eu", *codes, run=run, **more)
+    snapshot.commit("prod/p", [health], now=START + run, elapsed_seconds=run, **held)  # type: ignore[arg-type]
+    return snapshot.sections[KEY].active["EWP04"]
+
+
+def test_an_observation_counts_once() -> None:
+    """What is seen again adds nothing; what is later or tells no mark does, what is outdated never."""
+    snapshot = make_snapshot()
+    seen = [
+        observe(snapshot, "EWP04", run=run, observation=mark, counts=counts)
+        for run, (mark, counts) in enumerate([(5.0, True), (5.0, True), (4.0, False), (6.0, True)], start=1)
+    ]
+    assert [0, 0, 0, 1] == seen
+
+
+def test_what_did_not_settle_counts_when_it_is_seen_again() -> None:
+    """An observation that was frozen, or deferred and forgotten, is news when it comes again."""
+    snapshot = make_snapshot(raise_after=1)
+    assert 0 == observe(snapshot, run=1, observation=4.0)
+    assert 0 == observe(snapshot, "EWP04", run=2, observation=5.0, frozen=True)
+    assert 0 == observe(snapshot, "EWP04", run=3, observation=5.0, deferred=True)
+    snapshot.thaw(settles=False, now=START + 3)
+    assert 1 == observe(snapshot, "EWP04", run=4, observation=5.0)
+
+
+def test_what_was_thawed_has_counted() -> None:
+    """An observation that was deferred and then settled adds nothing when it comes again."""
+    snapshot = make_snapshot()
+    observe(snapshot, "EWP04", run=1, observation=5.0, deferred=True)
+    snapshot.thaw(settles=True, now=START + 1)
+    assert 0 == observe(snapshot, "EWP04", run=2, observation=5.0)
+    assert 1 == observe(snapshot, "EWP04", run=3, observation=6.0)
+
+
+def test_an_observation_counts_again_after_another_thing_settled() -> None:
+    """What was cleared since, as the right to see it was lost, is raised by the same observation."""
+    snapshot = make_snapshot(raise_after=1, clear_after=1)
+    assert 1 == observe(snapshot, "EWP04", run=1, observation=5.0)
+    assert 0 == observe(snapshot, run=2, off=OffReason.FORBIDDEN)
+    assert 1 == observe(snapshot, "EWP04", run=3, observation=5.0, counts=False)
+
+
+def test_an_observation_counts_for_a_target_that_comes_back() -> None:
+    """A target that left takes along what was seen of it."""
+    snapshot = make_snapshot(raise_after=1)
+    observe(snapshot, "EWP04", run=1, observation=5.0)
+    snapshot.retire("prod/p")
+    assert 1 == observe(snapshot, "EWP04", run=2, observation=5.0, counts=False)
+
+
+def test_a_wall_clock_that_is_set_back_keeps_no_later_time() -> None:
+    """When the section ran last and when it changed are never later than now; who leaves tells no time."""
+    snapshot = make_snapshot(raise_after=1)
+    rollup = snapshot.sections[KEY]
+    observe(snapshot, "EWP04", run=86_400)
+    health = replace(make_health("eu", "EWP04", run=86_401), started_timestamp_seconds=START + 7)
+    snapshot.commit("prod/p", [health], now=START + 8, elapsed_seconds=86_401)
+    assert (START + 7, START + 8) == (rollup.last_run_timestamp_seconds, rollup.settled_changed_timestamp_seconds)
+    snapshot.retire("prod/p")
+    assert (START + 7, START + 8) == (rollup.last_run_timestamp_seconds, rollup.settled_changed_timestamp_seconds)
+
+
+def test_a_host_that_is_cut_off_shows_at_once_and_ends_at_once() -> None:
+    """XEXP01 waits for no second run and no grace, while its neighbour settles as any code."""
+    key = SectionKey(deployment="", section=Section.EXPORTER)
+    snapshot = Snapshot()
+    snapshot.declare(key, ("XEXP01", "XEXP02"), Policy())
+    told = []
+    both = tuple(Finding(code=code, severity=Severity.ERROR, message=code) for code in ("XEXP01", "XEXP02"))
+    for run, findings in enumerate((both, ()), start=1):
+        health = TargetHealth(
+            key=TargetKey(section_key=key, name=""),
+            run=run,
+            interval_seconds=15.0,
+            started_timestamp_seconds=START,
+            duration_seconds=0.0,
+            result=None,
+            report=Report(section=Section.EXPORTER, findings=findings),
+        )
+        snapshot.commit("/exporter", [health], now=START + run, elapsed_seconds=run)
+        told.append((snapshot.sections[key].active["XEXP01"], snapshot.sections[key].active["XEXP02"]))
+    assert [(1, 0), (0, 0)] == told
+
+
+def test_a_section_knows_its_targets_and_when_its_verdict_changed() -> None:
+    """The roll-up keeps entries, those that raise something, the last run, and the last change."""
+    snapshot = make_snapshot()
+    rollup = snapshot.sections[KEY]
+    assert (None, None) == (rollup.last_run_timestamp_seconds, rollup.settled_changed_timestamp_seconds)
+    changed = []
+    for run, codes in enumerate(((), (), ("EWP04",), ("EWP04",), ("EWP04",)), start=1):
+        snapshot.commit("prod/p", [make_health("eu", *codes, run=run)], now=START + run, elapsed_seconds=run)
+        changed.append(rollup.settled_changed_timestamp_seconds)
+    assert [START + 1, START + 1, START + 1, START + 4, START + 4] == changed
+    assert ({"eu"}, {"eu"}) == ({key.name for key in rollup.entries}, {key.name for key in rollup.raising})
+    assert (START + 5, 10.0) == (rollup.last_run_timestamp_seconds, rollup.interval_seconds)
+    assert {KEY: rollup} == snapshot.sections_of("prod")
+    snapshot.retire("prod/p")
+    assert ({}, {}) == (rollup.entries, rollup.raising)
+    snapshot.forget_section(KEY)
+    assert {} == snapshot.sections_of("prod")
+
+
+def test_the_last_failure_is_kept_while_runs_succeed() -> None:
+    """Where the latest failed run got stuck stays known until another one fails."""
+    snapshot = make_snapshot()
+    for run, codes in enumerate((("EWP04",), ()), start=1):
+        snapshot.commit("prod/p", [make_health("eu", *codes, run=run)], now=START + run, elapsed_seconds=run)
+    (entry,) = snapshot.entries.values()
+    assert (None, "refused") == (entry.health.report.failure, entry.last_failure and entry.last_failure.message)

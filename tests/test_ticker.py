@@ -255,3 +255,15 @@ async def test_a_jump_of_the_wall_clock_moves_no_tick(
         await clock.advance(20)
     first = delay_of("a")
     assert [pytest.approx(first + n * 10) for n in range(3)] == recorder.starts("a")
+
+
+async def test_behind_tells_what_exceeds_the_interval(
+    clock: FakeClock, recorder: Recorder, ticker: Ticker[str]
+) -> None:
+    """A run is behind once it is later than its limit by more than its own interval."""
+    recorder.durations["a"] = 1e9
+    async with serving(ticker, make_target("a")):
+        await clock.advance(delay_of("a") + 14)  # the limit is 5 s, the interval 10 s
+        assert 0.0 == ticker.behind_seconds()
+        await clock.advance(4)
+        assert pytest.approx(3.0) == ticker.behind_seconds()

@@ -6,16 +6,18 @@ and nothing else, so its cost does not grow with the number of targets; a scrape
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from exporter.health.database import DatabaseResult
 from exporter.health.derp import MeshResult, TransportResult
-from exporter.health.model import OffReason, Section
+from exporter.health.model import OffReason, Section, Witness
+from exporter.health.report import ReportResult
+from exporter.health.root_cause import Layer
 from exporter.health.stun import StunResult
 from exporter.health.workspace_proxy import ProxyResult, RoundResult
-from exporter.metrics import relay_samples, samples, sections
+from exporter.metrics import relay_samples, report_samples, samples, sections
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.labels import escape, escape_target, label_text
@@ -31,6 +33,8 @@ _PROXY_ROUNDS = "coderd_proxyhealth_health_check_duration_seconds"
 _PROXY_FAMILIES = (samples.PROXY_INFO, samples.PROXY_STATUS, samples.PROXY_WARNINGS)
 
 _END = b"# EOF\n"
+# The label of a claim that anybody may have: whoever comes second is silent, and nothing is wrong.
+_ANY = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class _Claim(NamedTuple):
 class _Shown:
     """A target that is shown: owner of its pieces and holder of its claims, by identity."""
 
-    __slots__ = ("claims", "key", "pings", "series", "values")
+    __slots__ = ("_held", "claims", "key", "pieces", "pings", "series", "values")
 
     def __init__(self, key: TargetKey) -> None:
         self.key = key
@@ -66,6 +70,18 @@ class _Shown:
         self.series = TargetSeries(self.values, timed=not _only_judges(key))
         self.pings: Histogram | None = None
         self.claims: dict[_Claim, tuple[str, ...]] = {}
+        self._held: dict[str, str] = {}
+        self.pieces: dict[str, str] = {}
+
+    def hold(self, pieces: dict[str, str], result: ReportResult) -> dict[str, str]:
+        """Return the pieces of a poll. One that fails leaves what the report before it said, as long
+        as that is held to be good: its time tells how old it is."""
+        if result.report is not None:
+            self._held = {family: piece for family, piece in pieces.items() if family in report_samples.FAMILIES}
+            return pieces
+        if result.expired:
+            self._held = {}
+        return self._held | pieces
 
 
 class Board:
@@ -80,10 +96,12 @@ class Board:
     def __init__(self, *, snapshot: Snapshot, own: OwnMetrics, thresholds: Mapping[str, float]) -> None:
         self._snapshot = snapshot
         self._own = own
-        self._thresholds = thresholds
+        self._thresholds = dict(thresholds)
         self._exposition = Exposition(family for family in FAMILIES if not family.own)
         self._declared: dict[SectionKey, OffReason | None] = {}
         self._off: dict[SectionKey, OffReason | None] = {}
+        # the same by section and witness, over all replicas
+        self._alike: dict[SectionKey, dict[SectionKey, OffReason | None]] = {}
         self._sections: dict[SectionKey, sections.SectionSeries] = {}
         self._targets: dict[TargetKey, _Shown] = {}
         self._proxy_rounds = Histogram(_PROXY_ROUNDS)
@@ -97,11 +115,37 @@ class Board:
         when it is on."""
         return self._off
 
-    def declare_section(self, deployment: str, section: Section, off_reason: OffReason | None = None) -> None:
-        """Show a section: with its codes at 0 when it is on, else only that it is off and why."""
-        key = SectionKey(deployment=deployment, section=section)
+    def declare(self, key: SectionKey, off_reason: OffReason | None = None) -> None:
+        """Show a section, as one witness tells it: with its codes at 0 when it is on, else only that it is
+        off and why."""
         self._declared[key] = off_reason
         self._show_section(key, off_reason)
+
+    def forget_section(self, key: SectionKey) -> None:
+        """Show nothing more of a section: its replica is gone, or its report."""
+        self._declared.pop(key, None)
+        self._off.pop(key, None)
+        self._sections.pop(key, None)
+        self._exposition.remove(key)
+        self._show_enabled(key)
+
+    def show_dismissed(self, deployment: str, since_timestamp_seconds: Mapping[str, float | None]) -> None:
+        """Show which sections are muted in Coder, by section; nothing when that is not known."""
+        pieces = sections.render_dismissed(deployment, since_timestamp_seconds)
+        self._exposition.replace(("dismissed", deployment), pieces)
+
+    def show_root_cause(self, deployment: str, broken: Layer | None) -> None:
+        """Show the first broken layer of a deployment; None: nothing is broken."""
+        self._exposition.replace(("root_cause", deployment), sections.render_root_cause(deployment, broken))
+
+    def show_disagreements(self, deployment: str, differs: Iterable[tuple[Section | str, str, bool]]) -> None:
+        """Show, by section and replica, whether the witnesses that can be compared differ."""
+        pieces = sections.render_disagreements(deployment, differs)
+        self._exposition.replace(("disagreement", deployment), pieces)
+
+    def set_threshold(self, deployment: str, seconds: float) -> None:
+        """Take the database latency threshold that is in force, for results from now on."""
+        self._thresholds[deployment] = seconds
 
     def show_maintenance(self, deployment: str, *, is_open: bool) -> None:
         """Show whether a maintenance window of a deployment is open."""
@@ -113,7 +157,9 @@ class Board:
             self._forget(key)
         clashes: list[Clash] = []
         found: dict[SectionKey, OffReason | None] = {}
-        for entry in commit.entries:
+        for entry in commit.entries if not commit.new_runs else ():
+            self._show_settled(entry)
+        for entry in commit.entries if commit.new_runs else ():
             key, off = entry.health.key, entry.health.report.off
             found[key.section_key] = found.get(key.section_key) or off
             if off is not None:
@@ -138,7 +184,7 @@ class Board:
     def _show_section(self, key: SectionKey, off: OffReason | None) -> None:
         if key not in self._off or self._off[key] is not off:
             self._off[key] = off
-            self._exposition.replace(("enabled", key), sections.render_enabled(key, off))
+            self._show_enabled(key)
         if off is not None:
             self._sections.pop(key, None)
             self._exposition.remove(key)
@@ -150,31 +196,65 @@ class Board:
         if pieces is not None:
             self._exposition.replace(key, pieces)
 
+    def _show_enabled(self, key: SectionKey) -> None:
+        """The family has no label for the replica: a section is on when it is for any of them."""
+        like = replace(key, coder_replica="") if key.coder_replica else key
+        alike = self._alike.setdefault(like, {})
+        if key in self._off:
+            alike[key] = self._off[key]
+        else:
+            alike.pop(key, None)
+        if not alike:
+            del self._alike[like]
+            self._exposition.remove(("enabled", like))
+            return
+        off = None if None in alike.values() else next(iter(alike.values()))
+        self._exposition.replace(("enabled", like), sections.render_enabled(like, off))
+
     def _show_target(self, entry: Entry) -> list[Clash]:
         key, result = entry.health.key, entry.health.result
         shown = self._targets.get(key)
         if shown is None:
             shown = self._targets[key] = _Shown(key)
         threshold = self._thresholds.get(key.section_key.deployment)
-        pieces = shown.series.observe(entry)
+        # what Coder's report says of a section was not probed: only the poll has a duration and the like
+        pieces = {} if key.section_key.witness is Witness.REPORT else shown.series.observe(entry)
         pieces |= samples.render_facts(entry.health, shown.values, threshold_seconds=threshold)
         pieces |= samples.render_code_targets(entry, shown.values)
+        if isinstance(result, ReportResult):
+            pieces = shown.hold(pieces, result)
         if isinstance(result, DatabaseResult):
             pieces[_PINGS] = _observe_pings(shown, result.ping_seconds)
         elif isinstance(result, RoundResult):
             self._proxy_rounds.observe(entry.health.duration_seconds)
             self._exposition.replace(_PROXY_ROUNDS, {_PROXY_ROUNDS: self._proxy_rounds.render()})
         clashes = self._claim(shown, _claims(shown, result))
-        lost = [claim for claim in shown.claims if self._holders[claim] is not shown]
-        for claim in lost:
-            for family in shown.claims[claim] or tuple(pieces):
-                pieces.pop(family, None)
+        hidden = self._leave_out_lost(shown, pieces)
+        shown.pieces = pieces
         self._exposition.replace(shown, pieces)
         if isinstance(result, TransportResult):
-            self._relays.observe(shown, result, shown.values, hidden=bool(lost))
+            self._relays.observe(shown, result, shown.values, hidden=hidden)
         elif key.section_key.section is Section.DERP:
             self._relays.observe(shown, None, shown.values, hidden=False)
         return clashes
+
+    def _show_settled(self, entry: Entry) -> None:
+        """Show what has settled of a run that was shown, and counted, before."""
+        shown = self._targets.get(entry.health.key)
+        if shown is not None:
+            pieces = {family: piece for family, piece in shown.pieces.items() if family != samples.CODE_TARGET}
+            pieces |= samples.render_code_targets(entry, shown.values)
+            self._leave_out_lost(shown, pieces)
+            shown.pieces = pieces
+            self._exposition.replace(shown, pieces)
+
+    def _leave_out_lost(self, shown: _Shown, pieces: dict[str, str]) -> bool:
+        """Take out what hangs on claims that are others'; return whether there are any."""
+        lost = [claim for claim in shown.claims if self._holders.get(claim) is not shown]
+        for claim in lost:
+            for family in shown.claims[claim] or tuple(pieces):
+                pieces.pop(family, None)
+        return bool(lost)
 
     def _claim(self, shown: _Shown, claims: dict[_Claim, tuple[str, ...]]) -> list[Clash]:
         """Take what is free, leave to others what is theirs, give back what is no longer wanted."""
@@ -185,7 +265,7 @@ class Board:
             holder = self._holders.setdefault(claim, shown)
             if holder is shown:
                 self._clashes.discard((claim, shown))
-            elif (claim, shown) not in self._clashes:
+            elif claim.label != _ANY and (claim, shown) not in self._clashes:
                 self._clashes.add((claim, shown))
                 clashes.append(Clash(label=claim.label, value=claim.value, shown=holder.key, hidden=shown.key))
         return clashes
@@ -222,7 +302,8 @@ def _claims(shown: _Shown, result: object) -> dict[_Claim, tuple[str, ...]]:
     """Return what may exist once, each with the families that hang on it; none for all of them."""
     values = shown.values
     section = (values["deployment"], values["section"])
-    claims: dict[_Claim, tuple[str, ...]] = {_Claim("target", section, values["target"]): ()}
+    about = (*section, values["witness"], values["coder_replica"]) if values["witness"] == "report" else section
+    claims: dict[_Claim, tuple[str, ...]] = {_Claim("target", about, values["target"]): ()}
     if isinstance(result, ProxyResult):
         proxy_id = escape(result.proxy.id)
         witness = (*section, values["witness"], values["coder_replica"])
@@ -235,6 +316,8 @@ def _claims(shown: _Shown, result: object) -> dict[_Claim, tuple[str, ...]]:
     elif isinstance(result, StunResult):
         scope = (*section, escape(result.region_name), "stun")
         claims[_Claim("derp_node", scope, escape(result.node))] = relay_samples.STUN_FAMILIES
+    elif isinstance(result, ReportResult):
+        claims[_Claim(_ANY, section, "provisioner_daemons")] = report_samples.ONCE_FAMILIES
     elif isinstance(result, MeshResult):
         # all pairs of a region or none: half a mesh would be misread
         claims[_Claim("derp_region", (*section, "mesh"), escape(result.region_name))] = (relay_samples.MESH_PATH_UP,)

@@ -1,7 +1,8 @@
 """From label values to the text of a sample line.
 
 Values may come from servers that nobody vouches for (names and versions of proxies): they are cut,
-and what a terminal or a browser would obey instead of show is written as an escape.
+and what a terminal or a browser would obey instead of show is written as an escape, and what looks like a
+secret (a server may send our own token back) is masked.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from prometheus_client.utils import floatToGoString
 
 from exporter.metrics.families import BY_NAME, FAMILIES, Family
+from exporter.secret import mask
 from exporter.targets.model import SectionKey, TargetKey
 
 MAX_VALUE_CHARS = 128
@@ -41,6 +43,7 @@ def escape(value: str, max_chars: int = MAX_VALUE_CHARS) -> str:
 
     Source: OpenMetrics 1.0, section "ABNF", escaped-string; the text format 0.0.4 agrees.
     """
+    value = mask(value)  # whole: of what was cut, a part of it could be left
     if len(value) > max_chars or not value.isprintable():
         value = "".join(map(_show, value[:max_chars]))[:max_chars]
     if "\\" in value or '"' in value or "\n" in value:
@@ -52,7 +55,7 @@ def escape_section(key: SectionKey) -> dict[str, str]:
     """Return the escaped values of the labels that name a section."""
     return {
         "deployment": escape(key.deployment),
-        "section": key.section.value,
+        "section": escape(key.section),
         "witness": key.witness.value,
         "coder_replica": escape(key.coder_replica),
     }

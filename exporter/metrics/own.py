@@ -46,6 +46,7 @@ class OwnMetrics:
         self._reloaded_timestamp = self._declare(
             Gauge, "coder_health_exporter_config_last_reload_success_timestamp_seconds"
         )
+        self._cut_off = self._declare(Gauge, "coder_health_exporter_cut_off")
         build_info = self._declare(Gauge, "coder_health_exporter_build_info")
         build_info.labels(version=version, revision=revision, pythonversion=platform.python_version()).set(1)
         self.config_reloaded(config_timestamp_seconds)
@@ -63,6 +64,9 @@ class OwnMetrics:
         self._targets.labels(section).set(count)
         self._tick_delay.labels(section)
         self._ticks_skipped.labels(section)
+
+    def set_cut_off(self, cut_off: bool) -> None:
+        self._cut_off.set(cut_off)
 
     def tick_delayed(self, section: Section, delay_seconds: float) -> None:
         self._tick_delay.labels(section).observe(delay_seconds)

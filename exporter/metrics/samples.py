@@ -14,16 +14,20 @@ from exporter.health.access_url import AccessURLResult, FamilyAttempt
 from exporter.health.database import DatabaseResult
 from exporter.health.derp import DerpResult, MeshResult, TransportResult
 from exporter.health.direct_connections import DirectConnectionsResult
-from exporter.health.model import Witness
+from exporter.health.exporter import TokenResult
+from exporter.health.model import UNCODED, Witness
 from exporter.health.provisioner_daemons import DaemonStatus, ProvisionerDaemonsResult, find_mismatches
+from exporter.health.replica import ReplicaResult
+from exporter.health.report import ReportResult
 from exporter.health.stun import StunResult
 from exporter.health.websocket import WebSocketResult
 from exporter.health.workspace_proxy import ProxyResult, ProxyStatus, RoundResult
-from exporter.metrics import relay_samples
+from exporter.metrics import relay_samples, report_samples
 from exporter.metrics.labels import MAX_VERSION_CHARS, escape, extend, sample
 from exporter.snapshot import Entry, TargetHealth
 
-_CODE_TARGET = "coder_health_code_target"
+CODE_TARGET = "coder_health_code_target"
+_TOKEN_EXPIRY = "coder_health_exporter_token_expiry_timestamp_seconds"
 PORTED_RESULTS = "coderd_proxyhealth_health_check_results"
 PROXY_INFO = "coder_health_workspace_proxy_info"
 PROXY_STATUS = "coder_health_workspace_proxy_status"
@@ -61,11 +65,11 @@ def render_facts(
 def render_code_targets(entry: Entry, values: Mapping[str, str]) -> dict[str, str]:
     """Return the piece that says which active codes this target raises."""
     lines = [
-        sample(_CODE_TARGET, extend(values, code=code, severity=state.severity.label), 1)
+        sample(CODE_TARGET, extend(values, code=code, severity=state.severity.label), 1)
         for code, state in sorted(entry.settled.items())
-        if state.active
+        if state.active and code != UNCODED
     ]
-    return {_CODE_TARGET: "".join(lines)} if lines else {}
+    return {CODE_TARGET: "".join(lines)} if lines else {}
 
 
 def _facts(
@@ -96,6 +100,12 @@ def _facts(
             return _provisioner_daemons(result, values)
         case DirectConnectionsResult() as result:
             return relay_samples.render_direct_connections(result, values)
+        case ReplicaResult() as result:
+            return _replica(result, values)
+        case ReportResult() as result:
+            return report_samples.render_report(result, values)
+        case TokenResult(expires_timestamp_seconds=float(expires)):
+            return iter([(_TOKEN_EXPIRY, sample(_TOKEN_EXPIRY, values, expires))])
         case _:  # a region, which only judges; or the probe itself broke: nothing was measured
             return iter(())
 
@@ -115,6 +125,15 @@ def _access_url(result: AccessURLResult, values: Mapping[str, str]) -> _Samples:
             if not attempt.no_route:
                 yield family, sample(family, extend(values, family=attempt.family), attempt.up)
     yield from _certificates(result, best, values)
+
+
+def _replica(result: ReplicaResult, values: Mapping[str, str]) -> _Samples:
+    if result.status is not None:
+        family = "coder_health_access_url_status_code"
+        yield family, sample(family, values, result.status)
+    if result.coder_version:
+        family = "coder_health_build_info"
+        yield family, sample(family, extend(values, version=result.coder_version), 1)
 
 
 def _certificates(result: AccessURLResult, best: FamilyAttempt | None, values: Mapping[str, str]) -> _Samples:

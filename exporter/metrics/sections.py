@@ -6,9 +6,10 @@ for each section.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from exporter.health.model import OffReason, Severity
+from exporter.health.model import UNCODED, OffReason, Section, Severity
+from exporter.health.root_cause import Layer
 from exporter.metrics.labels import escape, escape_section, label_text, number, sample
 from exporter.snapshot import SectionRollup
 from exporter.targets.model import SectionKey
@@ -20,12 +21,56 @@ _CODE_OBSERVED = "coder_health_code_observed"
 _CODE_SINCE = "coder_health_code_since_timestamp_seconds"
 _ENABLED = "coder_health_section_enabled"
 _MAINTENANCE = "coder_health_maintenance"
+_DISMISSED = "coder_health_section_dismissed"
+_DISMISSED_SINCE = "coder_health_section_dismissed_since_timestamp_seconds"
+_ROOT_CAUSE = "coder_health_root_cause"
+_DISAGREEMENT = "coder_health_witness_disagreement"
 
 
 def render_enabled(key: SectionKey, off: OffReason | None) -> dict[str, str]:
-    """Return the piece that says whether a section is probed, and why it is not."""
+    """Return the piece that says whether a section is probed, and why it is not. Of replicas it says
+    the same once for all."""
     values = escape_section(key) | {"reason": "" if off is None else off.value}
     return {_ENABLED: sample(_ENABLED, values, off is None)}
+
+
+def render_dismissed(deployment: str, since_timestamp_seconds: Mapping[str, float | None]) -> dict[str, str]:
+    """Return the pieces that say which sections are muted in Coder.
+
+    Args:
+        since_timestamp_seconds: By section, since when it has been seen muted; None: it is not.
+    """
+    pieces = {_DISMISSED: "", _DISMISSED_SINCE: ""}
+    for section, since in since_timestamp_seconds.items():
+        values = {"deployment": escape(deployment), "section": escape(section)}
+        pieces[_DISMISSED] += sample(_DISMISSED, values, since is not None)
+        if since is not None:
+            pieces[_DISMISSED_SINCE] += sample(_DISMISSED_SINCE, values, since)
+    return {family: piece for family, piece in pieces.items() if piece}
+
+
+def render_root_cause(deployment: str, broken: Layer | None) -> dict[str, str]:
+    """Return the piece that names the first broken layer of a deployment."""
+    lines = (
+        sample(_ROOT_CAUSE, {"deployment": escape(deployment), "layer": layer.value}, layer is broken)
+        for layer in Layer
+    )
+    return {_ROOT_CAUSE: "".join(lines)}
+
+
+def render_disagreements(deployment: str, differs: Iterable[tuple[Section | str, str, bool]]) -> dict[str, str]:
+    """Return the piece that says, for each section and replica that can be compared, whether the
+    witnesses differ."""
+    lines = (
+        sample(
+            _DISAGREEMENT,
+            {"deployment": escape(deployment), "section": escape(section), "coder_replica": escape(replica)},
+            value,
+        )
+        for section, replica, value in differs
+    )
+    piece = "".join(lines)
+    return {_DISAGREEMENT: piece} if piece else {}
 
 
 def render_maintenance(deployment: str, *, is_open: bool) -> dict[str, str]:
@@ -54,14 +99,16 @@ class SectionSeries:
         """
         settled = rollup.settled_severity if rollup.measured else None
         observed = rollup.observed_severity if rollup.measured else None
-        active_codes = {code for code, count in rollup.active.items() if count > 0}
-        observed_codes = {code for code, count in rollup.observed.items() if count > 0}
-        since = dict(rollup.since_timestamp_seconds)
+        active_codes = {code for code, count in rollup.active.items() if count > 0 and code != UNCODED}
+        observed_codes = {code for code, count in rollup.observed.items() if count > 0 and code != UNCODED}
+        since = {code: when for code, when in rollup.since_timestamp_seconds.items() if code != UNCODED}
         says = (settled, observed, active_codes, observed_codes, since)
         if says == self._said:
             return None
         self._said = says
         codes = (*rollup.codes, *sorted((active_codes | observed_codes).difference(rollup.codes)))
+        for code in self._code_labels.keys() - set(codes):
+            del self._code_labels[code]
         return {
             _SETTLED: self._severities(_SETTLED, settled),
             _OBSERVED: self._severities(_OBSERVED, observed),

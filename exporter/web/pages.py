@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
-from types import MappingProxyType
 
-from exporter.health.codes import CODES, Code
-from exporter.health.derp import DerpResult, Skipped
-from exporter.health.maintenance import CLOSED, Maintenance
+from exporter.health.maintenance import Maintenance
 from exporter.health.model import OffReason, Section, Severity, Witness
-from exporter.snapshot import SectionRollup, Snapshot
-from exporter.targets.model import SectionKey
+from exporter.health.root_cause import RootCause
+from exporter.web.views import CodeView, DeploymentView, Disagreement, SectionView, SkippedView, WitnessView
 
 NAME = "coder-health-exporter"
 
-_SECTION_NAMES = {
+_SECTION_NAMES: dict[str, str] = {
     Section.ACCESS_URL: "Access URL",
     Section.WEBSOCKET: "WebSocket",
     Section.DATABASE: "Database",
@@ -31,6 +28,8 @@ _SECTION_NAMES = {
     Section.WORKSPACE_PROXY: "Workspace proxies",
     Section.PROVISIONER_DAEMONS: "Provisioner daemons",
     Section.DIRECT_CONNECTIONS: "Direct connections",
+    Section.REPORT: "Coder's own report",
+    Section.EXPORTER: "Exporter",
 }
 
 _OFF_SENTENCES = {
@@ -43,58 +42,14 @@ _OFF_SENTENCES = {
     OffReason.NOT_CONFIGURED: "Nothing is configured to be probed.",
 }
 
-# More nodes that are skipped for one reason are only counted.
-_MAX_SKIPPED = 5
-
 _SKIPPED_SENTENCES = {
     "host_not_allowed": "Not probed, as their hosts are not in allow_hosts",
     "too_many": "Not probed, as the DERP map has too many nodes",
     "invalid": "Not probed, as their entries in the DERP map cannot be used",
 }
 
-_CODES: dict[tuple[Section, str], Code] = {
-    (section, code.value): code for section, codes in CODES.items() for code in codes
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeView:
-    """An active code. `summary` is empty for one that the table does not know."""
-
-    value: str
-    summary: str
-    docs_url: str
-    since_timestamp_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedView:
-    """Nodes of the DERP map that are not probed for one reason, as `REGION/NODE (host)`. `count` is
-    that of all, `nodes` has the first of them."""
-
-    reason: str
-    nodes: tuple[str, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SectionView:
-    """A section of a deployment. `severity` is the settled one, None before the first run;
-    `last_run_timestamp_seconds` is when the latest run of any of its targets began."""
-
-    section: Section
-    off: OffReason | None = None
-    severity: Severity | None = None
-    codes: tuple[CodeView, ...] = ()
-    skipped: tuple[SkippedView, ...] = ()
-    last_run_timestamp_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentView:
-    name: str
-    sections: tuple[SectionView, ...]
-    maintenance: Maintenance = CLOSED
+# Of what a server says; the JSON has all of it.
+_MAX_MESSAGE_CHARS = 240
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,77 +58,15 @@ class Landing:
 
     version: str
     now_timestamp_seconds: float
-    deployments: tuple[DeploymentView, ...]
-
-
-def survey(
-    snapshot: Snapshot,
-    off: Mapping[SectionKey, OffReason | None],
-    maintenance: Mapping[str, Maintenance] = MappingProxyType({}),
-) -> tuple[DeploymentView, ...]:
-    """Return what the snapshot says of every declared section that we probe ourselves.
-
-    Args:
-        off: Every declared section, in the order shown; why it is off, None when it is on.
-        maintenance: Of deployments that have windows.
-    """
-    last_runs: dict[SectionKey, float] = {}
-    skipped: dict[SectionKey, tuple[SkippedView, ...]] = {}
-    for key, entry in snapshot.entries.items():
-        started = entry.health.started_timestamp_seconds
-        last_runs[key.section_key] = max(started, last_runs.get(key.section_key, started))
-        if isinstance(entry.health.result, DerpResult):
-            skipped[key.section_key] = _group(entry.health.result.skipped)
-    deployments: dict[str, list[SectionView]] = {}
-    for section_key, reason in off.items():
-        if section_key.witness is Witness.PROBE and not section_key.coder_replica:
-            views = deployments.setdefault(section_key.deployment, [])
-            rollup = snapshot.sections.get(section_key)
-            view = _view(section_key.section, reason, rollup, last_runs.get(section_key))
-            views.append(replace(view, skipped=skipped.get(section_key, ()) if reason is None else ()))
-    return tuple(
-        DeploymentView(name=name, sections=tuple(views), maintenance=maintenance.get(name, CLOSED))
-        for name, views in deployments.items()
-    )
-
-
-def _view(section: Section, off: OffReason | None, rollup: SectionRollup | None, last_run: float | None) -> SectionView:
-    if off is not None or rollup is None or not rollup.measured:
-        return SectionView(section=section, off=off, last_run_timestamp_seconds=last_run)
-    return SectionView(
-        section=section,
-        severity=rollup.settled_severity,
-        codes=tuple(_code(section, code, since) for code, since in sorted(rollup.since_timestamp_seconds.items())),
-        last_run_timestamp_seconds=last_run,
-    )
-
-
-def _group(skipped: Iterable[Skipped]) -> tuple[SkippedView, ...]:
-    nodes: dict[str, list[str]] = {}
-    for node in skipped:
-        host = f" ({node.host})" if node.host else ""
-        nodes.setdefault(node.reason, []).append(f"{node.region_id}/{node.node}{host}")
-    return tuple(
-        SkippedView(reason=reason, nodes=tuple(names[:_MAX_SKIPPED]), count=len(names))
-        for reason, names in sorted(nodes.items())
-    )
-
-
-def _code(section: Section, value: str, since: float) -> CodeView:
-    code = _CODES.get((section, value))
-    return CodeView(
-        value=value,
-        summary=code.summary if code is not None else "",
-        docs_url=code.docs_url if code is not None else "",
-        since_timestamp_seconds=since,
-    )
+    deployments: Iterable[DeploymentView]
 
 
 def render_landing(landing: Landing, *, telemetry_path: str) -> str:
     """Return the landing page. Its links are relative, so it works below a proxy's prefix."""
     metrics = escape(telemetry_path.lstrip("/"))
-    deployments = "".join(_render_deployment(view, landing.now_timestamp_seconds) for view in landing.deployments)
-    if not landing.deployments:
+    views = sorted(landing.deployments, key=lambda view: not view.name)
+    deployments = "".join(_render_deployment(view, landing.now_timestamp_seconds) for view in views)
+    if not views:
         deployments = '<p class="card empty">No deployment is configured.</p>\n'
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -191,6 +84,7 @@ def render_landing(landing: Landing, *, telemetry_path: str) -> str:
 health code, and since when.</p>
 <nav aria-label="Endpoints"><ul>
 <li><a href="{metrics}">Metrics</a></li>
+<li><a href="api/v1/health">Health as JSON</a></li>
 <li><a href="config">Configuration</a></li>
 <li><a href="-/healthy">Healthy?</a></li>
 <li><a href="-/ready">Ready?</a></li>
@@ -212,17 +106,23 @@ _HEAD = "".join(
 
 
 def _render_deployment(view: DeploymentView, now: float) -> str:
-    rows = "".join(_render_section(section, now) for section in view.sections)
-    known = [section.severity for section in view.sections if section.severity is not None]
+    rows = "".join(_render_section(section, _name_section(section, view), now) for section in view.sections)
+    name = escape(view.name) if view.name else "This exporter"
     return f"""<section class="card">
-<h2>{escape(view.name)} {_badge(max(known, default=None))}</h2>
-{_render_maintenance(view.maintenance)}<table role="table">
+<h2>{name} {_badge(view.severity)}</h2>
+{_render_maintenance(view.maintenance)}{_render_root_cause(view.root_cause)}<table role="table">
 <thead role="rowgroup"><tr role="row">{_HEAD}</tr></thead>
 <tbody role="rowgroup">
 {rows}</tbody>
 </table>
 </section>
 """
+
+
+def _render_root_cause(cause: RootCause | None) -> str:
+    if cause is None:
+        return ""
+    return f'<p class="cause">First broken layer: <code>{escape(cause.layer)}</code>. {escape(cause.sentence)}</p>\n'
 
 
 def _render_maintenance(maintenance: Maintenance) -> str:
@@ -233,35 +133,106 @@ def _render_maintenance(maintenance: Maintenance) -> str:
     return f'<p class="maintenance">A maintenance window is open{said}: no rule alerts for this deployment.</p>\n'
 
 
-def _render_section(view: SectionView, now: float) -> str:
-    if view.off is not None:
+def _name_section(section: SectionView, view: DeploymentView) -> str:
+    if section.section == Section.EXPORTER and view.name:
+        return "Session token"  # all that this section tells of one deployment
+    return _SECTION_NAMES.get(section.section, section.section)
+
+
+def _render_section(view: SectionView, name: str, now: float) -> str:
+    own = view.own
+    verdict = view.verdict
+    if verdict is None and own is not None and own.off is not None:
         badge = '<span class="badge off">off</span>'
-        said = f'<span class="quiet">{escape(_OFF_SENTENCES[view.off])}</span> <code>{escape(view.off)}</code>'
-    elif view.severity is None:
-        badge = _badge(None)
-        said = '<span class="quiet">Waiting for the first run.</span>'
     else:
-        badge = _badge(view.severity)
-        said = f"<ul>{''.join(_render_code(code, now) for code in view.codes)}</ul>" if view.codes else "Nothing."
+        badge = _badge(None if verdict is None else verdict.severity)
+    said = _render_own(own, now) if own is not None else ""
+    said += "".join(
+        _render_replica(one, now) for one in view.witnesses if one.witness is Witness.PROBE and one is not own
+    )
+    said += _render_reports([one for one in view.witnesses if one.witness is Witness.REPORT], now)
+    said += _render_disagreements(view.disagreements)
+    if view.consequence:
+        said += '<div class="quiet note">A consequence of the first broken layer.</div>'
+    if view.dismissed:
+        since = view.dismissed_since_timestamp_seconds
+        age = "" if since is None else f" for {_age(since, now)} or longer"
+        said += f'<div class="quiet note">Muted in Coder{age}: its warnings are quiet, its errors are not.</div>'
     said += "".join(map(_render_skipped, view.skipped))
-    last_run = "never"
-    if view.last_run_timestamp_seconds is not None:
-        last_run = _age(view.last_run_timestamp_seconds, now) + " ago"
+    runs = [one.last_run_timestamp_seconds for one in view.witnesses if one.last_run_timestamp_seconds is not None]
+    last_run = _age(max(runs), now) + " ago" if runs else "never"
     return (
-        f'<tr role="row"><th role="rowheader" scope="row">{_SECTION_NAMES[view.section]}</th>'
+        f'<tr role="row"><th role="rowheader" scope="row">{escape(name)}</th>'
         f'<td role="cell">{badge}</td><td role="cell">{said}</td>'
         f'<td role="cell" class="age"><span class="narrow">Last run </span>{last_run}</td></tr>\n'
     )
 
 
+def _render_own(view: WitnessView, now: float) -> str:
+    if view.off is not None:
+        return f'<span class="quiet">{escape(_OFF_SENTENCES[view.off])}</span> <code>{escape(view.off)}</code>'
+    if view.severity is None:
+        return '<span class="quiet">Waiting for the first run.</span>'
+    return _render_codes(view, now) or "Nothing."
+
+
+def _render_codes(view: WitnessView, now: float) -> str:
+    codes = "".join(_render_code(code, now) for code in view.active_codes)
+    return f"<ul>{codes}</ul>" if codes else ""
+
+
+def _render_replica(view: WitnessView, now: float) -> str:
+    """What our probe says of one replica; nothing when that is fine."""
+    codes = _render_codes(view, now)
+    return f'<div class="said">{escape(view.coder_replica)}:{codes}</div>' if codes else ""
+
+
+def _render_reports(views: list[WitnessView], now: float) -> str:
+    """What Coder's reports say: those that tell trouble one by one, the rest together."""
+    told = [view for view in views if view.severity is not None]
+    bad = [view for view in told if view.severity is not Severity.OK]
+    lines = [
+        f'<div class="said">Coder\'s report{_of_replica(view)} {_badge(view.severity)}{_render_codes(view, now)}</div>'
+        for view in bad
+    ]
+    fine = len(told) - len(bad)
+    if fine:
+        who = "Coder's report" if len(told) == 1 else f"{fine} of {len(told)} of Coder's reports"
+        lines.append(f'<div class="quiet said">{who}: ok.</div>')
+    return "".join(lines)
+
+
+def _render_disagreements(disagreements: tuple[Disagreement, ...]) -> str:
+    """The first in full: replicas mostly see the same, and the JSON has them all."""
+    if not disagreements:
+        return ""
+    others = [one.coder_replica for one in disagreements[1:]]
+    more = f" So it is with {escape(', '.join(others))}." if others else ""
+    return f'<div class="note">{escape(disagreements[0].sentence)}.{more}</div>'
+
+
+def _of_replica(view: WitnessView) -> str:
+    return f" of {escape(view.coder_replica)}" if view.coder_replica else ""
+
+
 def _render_code(view: CodeView, now: float) -> str:
-    code = f"<code>{escape(view.value)}</code>"
-    if view.docs_url:
-        code = f'<a href="{escape(view.docs_url)}" rel="noreferrer">{code}</a>'
-    summary = f" {escape(view.summary)}" if view.summary else ""
-    age = _age(view.since_timestamp_seconds, now)
-    since = f"For {age}, since {_time(view.since_timestamp_seconds)}."
-    return f'<li>{code}{summary} <span class="quiet since">{since}</span></li>'
+    code = f"<code>{escape(view.value)}</code> " if view.value else ""
+    if view.value and view.docs_url:
+        code = f'<a href="{escape(view.docs_url)}" rel="noreferrer"><code>{escape(view.value)}</code></a> '
+    since = ""
+    if view.since_timestamp_seconds is not None:
+        age = _age(view.since_timestamp_seconds, now)
+        since = f' <span class="quiet since">For {age}, since {_time(view.since_timestamp_seconds)}.</span>'
+    return f"<li>{code}{escape(_describe_code(view))}{since}</li>"
+
+
+def _describe_code(view: CodeView) -> str:
+    """Where no words of ours tell what a code means, those of who raised it do."""
+    if (view.summary and view.value) or not view.evidence:
+        return view.summary
+    said = view.evidence[0].message
+    said = said if len(said) <= _MAX_MESSAGE_CHARS else said[:_MAX_MESSAGE_CHARS] + "..."
+    return f"{view.summary} {said}" if view.summary else said
 
 
 def _render_skipped(view: SkippedView) -> str:
@@ -338,7 +309,9 @@ td li + li { margin-top: .4rem; }
 .age { white-space: nowrap; padding-right: 0; }
 .since { display: block; font-size: .88rem; }
 .skipped { margin-top: .4rem; font-size: .88rem; overflow-wrap: anywhere; }
-.maintenance { margin: 0 0 .75rem; font-weight: 600; }
+.maintenance, .cause { margin: 0 0 .75rem; font-weight: 600; }
+.said, .note { margin-top: .4rem; overflow-wrap: anywhere; }
+.note { font-size: .88rem; }
 .narrow { display: none; }
 th:nth-child(1) { width: 11.5rem; }
 th:nth-child(2) { width: 8.5rem; }

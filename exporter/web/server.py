@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
+import json
 import logging
 import os
 import re
 import socket
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from exporter.errors import ConfigError
+from exporter.health.model import Severity
 from exporter.metrics.negotiation import Format, choose, wants_gzip
-from exporter.web import pages
+from exporter.web import health_json, pages
+from exporter.web.views import DeploymentView
 
 Render = Callable[[Format], Sequence[bytes]]
 # Returns None when all is well, else one sentence that says what is not.
@@ -35,12 +40,16 @@ DEFAULT_TELEMETRY_PATH = "/metrics"
 
 # A body of more parts than this (about 100 kB) is joined and packed in the thread.
 _MAX_INLINE_PARTS = 256
+# Of JSON, some bytes each.
+_CHUNKS_AT_ONCE = 4096
+# So many deployments are looked at in one turn of the event loop: a few ms.
+_VIEWS_AT_ONCE = 4
 # gzip's first level packs label text to a ninth at a fifth of the cost of the default
 _GZIP_LEVEL = 1
 _GZIP_WINDOW_BITS = 31  # the largest window, with gzip's header. Source: zlib.h, deflateInit2
 
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]*")
-_TAKEN_PATHS = frozenset({"/config", "/-/healthy", "/-/ready"})
+_TAKEN_PATHS = frozenset({"/config", "/-/healthy", "/-/ready", "/api/v1/health"})
 
 _HEADERS = {
     hdrs.SERVER: pages.NAME,
@@ -62,6 +71,7 @@ def create_app(
     ready: Ask,
     config_text: Callable[[], str],
     landing: Callable[[], pages.Landing],
+    health: Callable[[str | None], Health],
     telemetry_path: str = DEFAULT_TELEMETRY_PATH,
 ) -> web.Application:
     """Build the application.
@@ -71,6 +81,7 @@ def create_app(
         healthy: What `/-/healthy` says: that the probing loop stands still.
         ready: What `/-/ready` says: what is being waited for.
         config_text: The configuration as YAML, already without secrets.
+        health: What `/api/v1/health` tells, of one deployment when it is named.
 
     Raises:
         ConfigError: `telemetry_path` is no path, or that of another page. `/` is allowed: then
@@ -99,12 +110,31 @@ def create_app(
             headers[hdrs.CONTENT_ENCODING] = "gzip"
         return web.Response(body=body, headers=headers)
 
-    async def show_landing(_: web.Request) -> web.Response:
-        page = pages.render_landing(landing(), telemetry_path=telemetry_path)
+    async def show_landing(request: web.Request) -> web.Response:
+        shown = landing()
+        shown = replace(shown, deployments=await _collect(shown.deployments))
+        render_page = partial(pages.render_landing, shown, telemetry_path=telemetry_path)
+        page = await asyncio.get_running_loop().run_in_executor(request.app[_POOL], render_page)
         return _text(page, "text/html")
 
     async def show_config(_: web.Request) -> web.Response:
         return _text(config_text(), "text/yaml")
+
+    async def show_health(request: web.Request) -> web.Response:
+        now = health(None)
+        now = replace(now, deployments=await _collect(now.deployments))
+        # taken on the event loop; what is written of it may be long
+        body = await asyncio.get_running_loop().run_in_executor(request.app[_POOL], _dump, now.tell_all)
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+    async def show_section(request: web.Request) -> web.Response:
+        deployment, section = request.match_info["deployment"], request.match_info["section"]
+        found = health(deployment).find(deployment, section)
+        if found is None:
+            answer = {"error": f"there is no section {section!r} of a deployment {deployment!r}; see /api/v1/health"}
+            return web.Response(body=_dump(lambda: answer), status=404, content_type="application/json")
+        bad = found["severity"] == Severity.ERROR.label
+        return web.Response(body=_dump(lambda: found), status=503 if bad else 200, content_type="application/json")
 
     app = web.Application(middlewares=[_note_request])
     app.cleanup_ctx.append(_keep_pool)
@@ -113,9 +143,51 @@ def create_app(
     if telemetry_path != "/":
         app.router.add_get("/", show_landing)
     app.router.add_get("/config", show_config)
+    app.router.add_get("/api/v1/health", show_health)
+    app.router.add_get("/api/v1/health/{deployment}/{section}", show_section)
     app.router.add_get("/-/healthy", _answer(healthy, "healthy"))
     app.router.add_get("/-/ready", _answer(ready, "ready"))
     return app
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What is known at a moment, for scripts."""
+
+    version: str
+    now_timestamp_seconds: float
+    deployments: Iterable[DeploymentView]
+
+    def tell_all(self) -> dict[str, Any]:
+        return health_json.tell_health(self.deployments, exporter_version=self.version, now=self.now_timestamp_seconds)
+
+    def find(self, deployment: str, section: str) -> dict[str, Any] | None:
+        """Return one section; None when there is none of that name."""
+        for view in self.deployments:
+            for one in view.sections if view.name == deployment else ():
+                if one.section == section:
+                    return health_json.tell_section(one, deployment)
+        return None
+
+
+async def _collect(views: Iterable[DeploymentView]) -> tuple[DeploymentView, ...]:
+    """Take what is shown, each deployment at one moment; with many of them others have their turn in between."""
+    taken: list[DeploymentView] = []
+    for view in views:
+        taken.append(view)
+        if len(taken) % _VIEWS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return tuple(taken)
+
+
+def _dump(tell: Callable[[], dict[str, Any]]) -> bytes:
+    # a name may hold half a surrogate pair: escaped, it is JSON all the same
+    chunks = json.JSONEncoder(indent=2, allow_nan=False).iterencode(tell())
+    parts = []
+    # in slices, as one long join would keep the interpreter's lock
+    while some := "".join(itertools.islice(chunks, _CHUNKS_AT_ONCE)):
+        parts.append(some.encode())
+    return b"".join((*parts, b"\n"))
 
 
 def _answer(ask: Ask, good: str) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import Phase, Reason
+from exporter.health.coder_report import CoderReport
 from exporter.health.direct_connections import Netcheck
-from exporter.health.model import OffReason, Section, Severity
+from exporter.health.exporter import TokenResult
+from exporter.health.model import OffReason, Section, Severity, Witness
+from exporter.health.root_cause import Layer
 from exporter.health.workspace_proxy import ProxyResult, ProxyStatus
+from exporter.metrics import report_samples
 from exporter.metrics.board import Clash
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.negotiation import Format
@@ -28,7 +33,9 @@ from tests.support.exposition import (
     database,
     dates,
     families,
+    health,
     pick,
+    poll,
     proxy,
     proxy_round,
     scan,
@@ -108,6 +115,11 @@ def make_full_world() -> World:
     for section in Section:
         world.own.set_targets(section, 1)
     world.board.show_maintenance("prod", is_open=True)
+    world.run("prod", Section.REPORT, {"coder.example.com": poll()})
+    world.run("prod", Section.EXPORTER, {"": TokenResult(expires_timestamp_seconds=START + 86400.0)})
+    world.board.show_dismissed("prod", {"derp": START, "database": None})
+    world.board.show_root_cause("prod", Layer.TLS)
+    world.board.show_disagreements("prod", [(Section.DATABASE, "coderd-0", True), ("pubsub", "", False)])
     return world
 
 
@@ -207,7 +219,7 @@ def test_a_schedule_entry_that_is_retired_leaves_its_section_measured_by_others(
 def test_a_section_that_is_off_shows_only_that() -> None:
     """A declared reason: no code, no severity, no target."""
     world = World(())
-    world.board.declare_section("prod", Section.DATABASE, OffReason.NO_DATABASE)
+    world.board.declare(SectionKey(deployment="prod", section=Section.DATABASE), OffReason.NO_DATABASE)
     shown = {name for name, _ in world.read() if not name.startswith("coder_health_exporter_")}
     assert shown == {"coder_health_section_enabled"}
     assert pick(world.read(), "coder_health_section_enabled", "section", "reason") == {("database", "no_database"): 0.0}
@@ -306,9 +318,9 @@ def test_any_sequence_leaves_exactly_the_series_of_the_live_targets(
         values = scan(world.body())
         entries = [entry.health for entry in world.snapshot.entries.values() if entry.health.report.off is None]
         live: dict[tuple[str, str], set[str]] = {}
-        for health in entries:
-            label = (health.key.section_key.deployment, shown_name(health.key.name))
-            live.setdefault(label, set()).add(health.key.name)
+        for one in entries:
+            label = (one.key.section_key.deployment, shown_name(one.key.name))
+            live.setdefault(label, set()).add(one.key.name)
         runs = pick(values, "coder_health_probe_runs_total", "deployment", "target")
         assert live.keys() == runs.keys()
         # a label that another target took over counts from that target's own beginning
@@ -317,7 +329,7 @@ def test_any_sequence_leaves_exactly_the_series_of_the_live_targets(
         assert {target[1] for target in pick(values, "coder_health_code_target", "code", "target", "deployment")} <= {
             target for _, target in live
         }
-        ids = {result.proxy.id for result in (health.result for health in entries) if isinstance(result, ProxyResult)}
+        ids = {result.proxy.id for result in (one.result for one in entries) if isinstance(result, ProxyResult)}
         assert set(pick(values, PORTED, "proxy_id")) <= ids
         assert values == scan(world.body(Format.OPENMETRICS))
         before, before_live = runs, live
@@ -339,3 +351,271 @@ def test_maintenance_is_told_for_each_deployment() -> None:
         world.board.show_maintenance("prod", is_open=is_open)
         world.board.show_maintenance('te"st\\', is_open=False)
         assert {"prod": float(is_open), 'te"st\\': 0.0} == pick(world.read(), "coder_health_maintenance", "deployment")
+
+
+# two witnesses
+
+
+ENABLED = "coder_health_section_enabled"
+RUNS = "coder_health_probe_runs_total"
+
+
+def told_by(replica: str, section: Section | str = Section.DATABASE, deployment: str = "prod") -> SectionKey:
+    return SectionKey(deployment=deployment, section=section, witness=Witness.REPORT, coder_replica=replica)
+
+
+def poll_of(replica: str) -> SectionKey:
+    return SectionKey(deployment="prod", section=Section.REPORT, coder_replica=replica)
+
+
+def shown_families(world: World, replica: str) -> set[str]:
+    return {name for name, labels in world.read() if dict(labels).get("coder_replica") == replica}
+
+
+def test_a_poll_that_fails_leaves_what_the_report_before_said() -> None:
+    """Its facts stay as long as they are held to be good, with the time that tells their age; then they go,
+    and only the poll itself is shown."""
+    world = World(())
+    world.declare(poll_of("a"))
+    world.tell(poll_of("a"), name="a", result=poll())
+    whole = {series: value for series, value in world.read().items() if series[0] in report_samples.FAMILIES}
+    failed = poll(report=None, age_seconds=None, held_seconds=700.0)
+    for _ in range(2):
+        world.tell(poll_of("a"), name="a", result=failed, reason=Reason.TIMEOUT, codes=["XRPT04"])
+        values = world.read()
+        assert whole == {series: value for series, value in values.items() if series[0] in report_samples.FAMILIES}
+        assert {"a": 0.0} == pick(values, "coder_health_probe_success", "target")
+    assert {"a": 3.0} == pick(world.read(), RUNS, "target")
+    assert {"XRPT04": 1.0} == pick(world.read(), "coder_health_code_target", "code")
+    world.tell(poll_of("a"), name="a", result=replace(failed, held_seconds=1e6), reason=Reason.TIMEOUT)
+    assert not report_samples.FAMILIES & {name for name, _ in world.read()}
+    assert {"a": 4.0} == pick(world.read(), RUNS, "target")
+    # what has gone does not come back with the next failure
+    world.tell(poll_of("a"), name="a", result=failed, reason=Reason.TIMEOUT)
+    assert not report_samples.FAMILIES & {name for name, _ in world.read()}
+
+
+def test_a_report_takes_the_place_of_the_one_before_whole() -> None:
+    """What it leaves out is not held from there."""
+    world = World(())
+    world.declare(poll_of("a"))
+    world.tell(poll_of("a"), name="a", result=poll())
+    world.tell(poll_of("a"), name="a", result=poll(report=CoderReport(healthy=False), age_seconds=None))
+    assert {"a": 0.0} == pick(world.read(), "coder_health_report_healthy", "coder_replica")
+    assert {"coder_health_report_healthy"} == report_samples.FAMILIES & {name for name, _ in world.read()}
+
+
+def test_daemons_are_told_by_one_replica_and_nobody_clashes() -> None:
+    """All replicas read the same table: the first tells of the daemons, the second of the rest, and takes
+    over when the first is gone."""
+    world = World(())
+    for name, organization in (("a", "first"), ("b", "second")):
+        world.declare(poll_of(name))
+        run = len(world.snapshot.entries) + 1
+        health_ = replace(
+            health("prod", Section.REPORT, name, poll(organizations={"o1": organization}), run=run),
+            key=TargetKey(section_key=poll_of(name), name=name),
+        )
+        commit = world.snapshot.commit(f"prod/report/{name}", [health_], now=START, elapsed_seconds=100.0)
+        assert () == world.board.show(commit)
+    daemons_ = "coder_health_provisioner_daemons"
+    assert {"first": 2.0} == pick(world.read(), daemons_, "organization")
+    assert {"a": 1.0, "b": 1.0} == pick(world.read(), "coder_health_report_healthy", "coder_replica")
+    world.board.show(world.snapshot.retire("prod/report/a"))
+    world.tell(poll_of("b"), name="b", result=poll(organizations={"o1": "second"}))
+    assert {"second": 2.0} == pick(world.read(), daemons_, "organization")
+
+
+def test_a_report_has_no_run_of_the_sections_that_it_tells_of() -> None:
+    """Durations, successes and counts are the poll's; the section has its verdict, and what raises it."""
+    world = World(())
+    world.declare(told_by("a"))
+    world.tell(told_by("a"), name="a", codes=["EDB02"], severity=Severity.WARNING)
+    assert {("a", "a", "EDB02"): 1.0} == pick(
+        world.read(), "coder_health_code_target", "coder_replica", "target", "code"
+    )
+    assert not any(name.startswith("coder_health_probe_") for name, _ in world.read())
+
+
+def test_two_witnesses_and_two_replicas_of_one_name_are_apart() -> None:
+    """The same target of the same section as our probe, and as each replica, tells of it."""
+    world = World(sections=(Section.DATABASE,))
+    world.run("prod", Section.DATABASE, {"same": database(0.1)}, codes=["EDB02"], severity=Severity.WARNING)
+    for replica in ("", "a", "b"):
+        world.declare(told_by(replica))
+        world.tell(told_by(replica), name="same", codes=["EDB02"], severity=Severity.WARNING)
+    labels = ("witness", "coder_replica", "target")
+    wanted = {("probe", "", "same"), ("report", "", "same"), ("report", "a", "same"), ("report", "b", "same")}
+    assert wanted == set(pick(world.read(), "coder_health_code_target", *labels))
+
+
+def test_a_section_is_on_when_it_is_for_any_replica() -> None:
+    """One series for all of them: off only when every replica's is, and gone with the last one."""
+    world = World(())
+    seen = []
+
+    def look() -> None:
+        seen.append(pick(world.read(), ENABLED, "witness", "reason"))
+
+    for replica in ("a", "b"):
+        world.declare(told_by(replica))
+    look()
+    world.tell(told_by("a"), off=OffReason.FORBIDDEN)
+    look()
+    assert "a" not in {dict(labels).get("coder_replica") for _, labels in world.read()}
+    world.tell(told_by("b"), off=OffReason.NOT_SUPPORTED)
+    look()
+    world.board.forget_section(told_by("a"))
+    look()
+    world.tell(told_by("b"))
+    look()
+    world.board.forget_section(told_by("b"))
+    look()
+    on = {("report", ""): 1.0}
+    off = [{("report", OffReason.FORBIDDEN.value): 0.0}, {("report", OffReason.NOT_SUPPORTED.value): 0.0}]
+    assert [on, on, *off, on, {}] == seen
+
+
+def test_a_section_that_is_forgotten_leaves_nothing() -> None:
+    """Neither codes nor severities nor why it is off; what others tell of the same section stays."""
+    world = World(sections=(Section.DATABASE,))
+    for replica in ("a", "b"):
+        world.declare(told_by(replica, "pubsub"))
+        world.tell(told_by(replica, "pubsub"), name=replica, codes=["EPS01"])
+    for replica in ("a", "b"):
+        assert shown_families(world, replica)
+        world.board.show(world.snapshot.retire(str(told_by(replica, "pubsub"))))
+        world.board.forget_section(told_by(replica, "pubsub"))
+        world.snapshot.forget_section(told_by(replica, "pubsub"))
+        assert set() == shown_families(world, replica)
+    assert {"database"} == {dict(labels)["section"] for name, labels in world.read() if name == ENABLED}
+    assert {SectionKey(deployment="prod", section=Section.DATABASE)} == set(world.board.off)
+    # whoever comes back begins anew
+    world.declare(told_by("a", "pubsub"))
+    assert {0.0} == set(
+        pick(world.read(), "coder_health_section_severity", "section", "coder_replica", "severity").values()
+    )
+
+
+def test_codes_that_a_server_makes_up_do_not_add_up() -> None:
+    """Each is shown while it is seen, and is not even remembered once it is over."""
+    world = World(())
+    key = told_by("a", "pubsub")
+    world.declare(key)
+    for number in range(50):
+        world.tell(key, codes=[f"EPS{number:02}"])
+        assert {f"EPS{number:02}": 1.0} == pick(world.read(), "coder_health_code_active", "code")
+    rollup = world.snapshot.sections[key]
+    assert ({"EPS49"}, {"EPS49"}) == (set(rollup.observed), set(rollup.active))
+    assert 1 == len(world.board._sections[key]._code_labels)
+
+
+@pytest.mark.parametrize("settles", [True, False])
+def test_a_run_that_waits_is_shown_and_counted_once(settles: bool) -> None:
+    """While this host is suspected, what was seen shows at once and counts, and no code is active; what
+    settles of it later, if anything, counts nothing again."""
+    world = World(sections=(Section.DATABASE,))
+    one = health("prod", Section.DATABASE, "primary", database(0.1, 0.2), codes=["EDB01"], reason=Reason.TIMEOUT)
+    world.board.show(world.snapshot.commit("x", [one], now=START, elapsed_seconds=100.0, deferred=True))
+    counted = (RUNS, "coder_health_probe_failures_total", "coder_health_database_ping_duration_seconds_count")
+
+    def count() -> dict[str, float]:
+        return {name: sum(value for (family, _), value in world.read().items() if family == name) for name in counted}
+
+    def active() -> tuple[float, float, set[str]]:
+        values = world.read()
+        codes = (pick(values, f"coder_health_code_{kind}", "code")["EDB01"] for kind in ("observed", "active"))
+        return (*codes, set(pick(values, "coder_health_code_target", "code")))  # type: ignore[return-value]
+
+    before = count()
+    assert [1.0, 1.0, 2.0] == list(before.values())
+    assert (1.0, 0.0, set()) == active()
+    world.board.show(world.snapshot.thaw(settles=settles, now=START + 3.0))
+    assert before == count()
+    assert ((1.0, 1.0, {"EDB01"}) if settles else (1.0, 0.0, set())) == active()
+    # and nobody owes anything any more
+    assert () == world.snapshot.thaw(settles=True, now=START + 4.0).entries
+
+
+def test_what_settles_late_of_a_target_that_is_not_shown_shows_nothing() -> None:
+    """A section that was found off while its run waited has no series to change."""
+    world = World(sections=(Section.DATABASE,))
+    one = health("prod", Section.DATABASE, "primary", database(0.1), off=OffReason.FORBIDDEN)
+    world.board.show(world.snapshot.commit("x", [one], now=START, elapsed_seconds=100.0, deferred=True))
+    before = world.read()
+    world.board.show(world.snapshot.thaw(settles=True, now=START + 3.0))
+    assert before == world.read()
+    assert {("database", "forbidden"): 0.0} == pick(before, ENABLED, "section", "reason")
+
+
+def test_what_settles_late_of_a_target_that_has_no_series_shows_none_twice() -> None:
+    """Of two whose names are equal once they are cut, only the first is shown, also when both settle later."""
+    world = World(sections=(Section.WORKSPACE_PROXY,))
+    found = [
+        health("prod", Section.WORKSPACE_PROXY, name, proxy(name[-1], name), codes=["EWP04"])
+        for name in ("x" * 200 + "1", "x" * 200 + "2")
+    ]
+    world.board.show(world.snapshot.commit("x", found, now=START, elapsed_seconds=100.0, deferred=True))
+    world.board.show(world.snapshot.thaw(settles=True, now=START + 3.0))
+    assert {"x" * 128: 1.0} == pick(world.read(), "coder_health_code_target", "target")
+
+
+def test_a_frozen_run_is_counted_and_raises_nothing() -> None:
+    """What is active stays so, and what is seen now adds nothing to it."""
+    world = World(sections=(Section.DATABASE,))
+    for run, codes in enumerate([["EDB02"], ["EDB01"], ["EDB01"]], start=1):
+        one = health("prod", Section.DATABASE, "primary", database(0.1), run=run, codes=codes)
+        world.board.show(
+            world.snapshot.commit("x", [one], now=START + run, elapsed_seconds=100.0 + run, frozen=run > 1)
+        )
+    values = world.read()
+    assert {"EDB02"} == {code for code, value in pick(values, "coder_health_code_active", "code").items() if value}
+    assert {"EDB01"} == {code for code, value in pick(values, "coder_health_code_observed", "code").items() if value}
+    assert {"primary": 3.0} == pick(values, RUNS, "target")
+
+
+def test_the_threshold_in_force_is_for_results_from_now_on() -> None:
+    """What was shown before it changed is not shown anew."""
+    world = World(sections=(Section.DATABASE,), thresholds={"prod": 0.015})
+    family = "coder_health_database_latency_threshold_seconds"
+    seen = []
+    for _ in range(2):
+        world.run("prod", Section.DATABASE, {"primary": database(0.1)})
+        seen.append(pick(world.read(), family, "deployment")["prod"])
+        world.board.set_threshold("prod", 0.25)
+        seen.append(pick(world.read(), family, "deployment")["prod"])
+    assert [0.015, 0.015, 0.25, 0.25] == seen
+
+
+def test_mutes_that_nobody_knows_have_no_series() -> None:
+    """At 1 with their age, at 0 without one; and none at all once that is not known any more."""
+    world = World(())
+    world.board.show_dismissed("prod", {"derp": START, "database": None})
+    family = "coder_health_section_dismissed"
+    assert {"derp": 1.0, "database": 0.0} == pick(world.read(), family, "section")
+    assert {"derp": START} == pick(world.read(), f"{family}_since_timestamp_seconds", "section")
+    world.board.show_dismissed("prod", {})
+    assert {} == pick(world.read(), family, "section") | pick(
+        world.read(), f"{family}_since_timestamp_seconds", "section"
+    )
+
+
+def test_one_layer_at_most_is_the_root_cause() -> None:
+    """Each layer has its sample, and the broken one follows."""
+    world = World(())
+    for broken in (None, Layer.DNS, Layer.PROXY, None):
+        world.board.show_root_cause("prod", broken)
+        found = pick(world.read(), "coder_health_root_cause", "layer")
+        assert (set(map(str, Layer)), {broken} - {None}) == (set(found), {name for name in found if found[name]})
+
+
+def test_what_cannot_be_compared_has_no_sample() -> None:
+    """0 where both agree, 1 where they differ; what is left out the next time is gone."""
+    world = World(())
+    family = "coder_health_witness_disagreement"
+    world.board.show_disagreements("prod", [(Section.DATABASE, "a", True), ("pubsub", "", False)])
+    assert {("database", "a"): 1.0, ("pubsub", ""): 0.0} == pick(world.read(), family, "section", "coder_replica")
+    world.board.show_disagreements("prod", [(Section.DATABASE, "a", False)])
+    assert {("database", "a"): 0.0} == pick(world.read(), family, "section", "coder_replica")
+    world.board.show_disagreements("prod", [])
+    assert {} == pick(world.read(), family, "section", "coder_replica")

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from exporter.wire.url import Origin
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 
 PATIENCE_SECONDS = 20.0
 _STUN_LINE = re.compile(r"STUN server listening on .*:(\d+)$")
@@ -94,7 +94,7 @@ async def _start(
 ) -> tuple[Derper, asyncio.Task[None]]:
     """Start it on a free port; another one when somebody else was quicker."""
     for _ in range(5):
-        port = _find_free_port()
+        port = free_port()
         process = await asyncio.create_subprocess_exec(
             tool,
             *("-c", str(directory / "derper.json"), "-a", f"127.0.0.1:{port}", *flags),
@@ -137,10 +137,3 @@ async def _wait_until_up(relay: Derper, *, stun: bool) -> bool:
                 return True
         await asyncio.sleep(0.01)
     return False
-
-
-def _find_free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

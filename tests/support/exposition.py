@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import Metric
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter.errors import Phase, Reason
 from exporter.health import codes
 from exporter.health.access_url import AccessURLResult, CertificateDates, FamilyAttempt, Identity
+from exporter.health.coder_report import CoderReport, ReportedDaemon, ReportedDatabase, ReportedProxy
 from exporter.health.database import DatabaseResult
 from exporter.health.model import Failure, Finding, OffReason, Report, Section, Severity
 from exporter.health.provisioner_daemons import (
@@ -22,6 +24,7 @@ from exporter.health.provisioner_daemons import (
     ProvisionerDaemonsResult,
     ServerVersion,
 )
+from exporter.health.report import ReportResult
 from exporter.health.settle import Policy
 from exporter.health.websocket import Mode, WebSocketResult
 from exporter.health.workspace_proxy import ListedProxy, ProxyResult, ProxyStatus, RoundResult
@@ -115,12 +118,23 @@ class World:
         self.snapshot = Snapshot()
         self.own = OwnMetrics(version="1.2.3", revision="abc", config_timestamp_seconds=START)
         self.board = Board(snapshot=self.snapshot, own=self.own, thresholds=thresholds or {})
+        self._policy = policy
         self._runs = itertools.count(1)
         for deployment in deployments:
             for section in sections:
-                key = SectionKey(deployment=deployment, section=section)
-                self.snapshot.declare(key, codes.section_codes(section), policy)
-                self.board.declare_section(deployment, section)
+                self.declare(SectionKey(deployment=deployment, section=section))
+
+    def declare(self, key: SectionKey) -> None:
+        self.snapshot.declare(key, codes.section_codes(key.section, key.witness), self._policy)
+        self.board.declare(key)
+
+    def tell(self, key: SectionKey, *, name: str = "x", **more: Any) -> None:
+        """Commit what one witness says of a section. `more` as `health`."""
+        run = next(self._runs)
+        told = replace(
+            health(key.deployment, key.section, name, run=run, **more), key=TargetKey(section_key=key, name=name)
+        )
+        self.board.show(self.snapshot.commit(str(key), [told], now=START + run * 30.0, elapsed_seconds=run * 30.0))
 
     def run(self, deployment: str, section: Section, results: Mapping[str, object], **more: Any) -> tuple[Clash, ...]:
         """Commit a round of a section: one result a target. `more` as `health`."""
@@ -142,7 +156,7 @@ class World:
 
 def health(
     deployment: str,
-    section: Section,
+    section: Section | str,
     name: str,
     result: object | None = None,
     *,
@@ -231,3 +245,20 @@ def daemons(*recent: ProvisionerDaemon, stale: int = 0, never: int = 0, **more: 
     counts = OrganizationDaemons(organization="coder", recent=len(recent), stale=stale, never=never)
     given: dict[str, Any] = {"organizations": (counts,), "server": ServerVersion(version="v2.26.0"), "source": "tables"}
     return ProvisionerDaemonsResult(recent=recent, **given | more)
+
+
+def poll(**more: Any) -> ReportResult:
+    """A poll that brought a report with one of everything that is measured."""
+    report = CoderReport(
+        timestamp_seconds=START - 30.0,
+        healthy=True,
+        version="v2.26.0",
+        database=ReportedDatabase(reachable=True, latency_seconds=0.0123, threshold_seconds=0.015),
+        proxies=(ReportedProxy(id="p1", name="eu", status="ok", warnings=("slow",)),),
+        daemons=(
+            ReportedDaemon(id="1", name="a", organization_id="o1", version="v2.26.1", api_version="1.9"),
+            ReportedDaemon(id="2", name="b", organization_id="o1", version="v2.25.0", api_version="1.9"),
+        ),
+    )
+    given: dict[str, Any] = {"name": "coder.example.com", "report": report, "age_seconds": 30.0, "held_seconds": 30.0}
+    return ReportResult(**given | {"organizations": {"o1": "coder"}} | more)

@@ -30,14 +30,9 @@ from exporter.errors import Phase, Reason
 from exporter.health.codes import CODES
 from exporter.health.model import OffReason, Section, Severity, Witness
 from exporter.health.provisioner_daemons import DaemonStatus
+from exporter.health.root_cause import Layer
 from exporter.health.workspace_proxy import ProxyStatus
 from exporter.metrics.families import FAMILIES
-
-# Families of the contract that a later version brings. Rules carry them already; a vector that is
-# absent quiets nobody.
-DECLARED_LATER: Mapping[str, frozenset[str]] = {
-    "coder_health_section_dismissed": frozenset({"deployment", "section"}),
-}
 
 # what Prometheus itself adds
 _SCRAPED = frozenset({"job", "instance"})
@@ -47,6 +42,7 @@ CLOSED_SETS: Mapping[str, frozenset[str]] = {
     "section": frozenset(Section),
     "code": frozenset(code.value for codes in CODES.values() for code in codes),
     "witness": frozenset(Witness),
+    "layer": frozenset(Layer),
     "severity": frozenset(severity.label for severity in Severity),
     "reason": frozenset(Reason) | frozenset(OffReason) | {""},
     "phase": frozenset(Phase),
@@ -71,8 +67,6 @@ class Selector:
 def series_labels() -> dict[str, frozenset[str]]:
     """Return every series name that can be asked for, with its labels."""
     known = dict(_OF_PROMETHEUS)
-    for name, labels in DECLARED_LATER.items():
-        known[name] = labels | _SCRAPED
     for family in FAMILIES:
         labels = frozenset(family.labels) | _SCRAPED
         if family.kind == "histogram":

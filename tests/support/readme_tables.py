@@ -22,13 +22,15 @@ from exporter.metrics.families import FAMILIES
 README = Path(__file__).parents[2] / "README.md"
 _SECTION_KEY = re.compile(rf"(?<=\.sections\.)({'|'.join(Section)})(?=\.)")
 _ANY_SECTION = "SECTION"
+# The section of the exporter itself has no keys, and one more may have a row of its own.
+_ALIKE = len(Section) - 2
 
 
 def configuration() -> str:
-    """Every key that takes a value. What all sections have alike is one row with SECTION in it."""
+    """Every key that takes a value. What all sections but one have alike is one row with SECTION in it."""
     rows = [(row.key, row.form, row.default, row.meaning) for row in reference()]
     general = [(_SECTION_KEY.sub(_ANY_SECTION, key), *rest) for key, *rest in rows]
-    shared = {row for row in general if len(Section) == general.count(row)}
+    shared = {row for row in general if general.count(row) >= _ALIKE}
     shown = (wide if wide in shared else row for row, wide in zip(rows, general, strict=True))
     lines = ((f"`{key}`", form, f"`{default}`" if default else "", meaning) for key, form, default, meaning in shown)
     return _table(("key", "form", "default", "meaning"), dict.fromkeys(lines))

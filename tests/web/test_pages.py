@@ -6,7 +6,9 @@ import base64
 import hashlib
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,15 +16,20 @@ from hypothesis import strategies as st
 
 from exporter.health.derp import Skipped
 from exporter.health.maintenance import Maintenance
-from exporter.health.model import OffReason, Section, Severity
-from exporter.web.pages import (
-    STYLE_DIGEST,
+from exporter.health.model import OffReason, Section, Severity, Witness
+from exporter.health.root_cause import Layer, RootCause
+from exporter.health.settle import Policy
+from exporter.targets.model import SectionKey
+from exporter.web.pages import STYLE_DIGEST, Landing, render_landing
+from exporter.web.views import (
+    Background,
     CodeView,
     DeploymentView,
-    Landing,
+    Disagreement,
+    Evidence,
     SectionView,
     SkippedView,
-    render_landing,
+    WitnessView,
     survey,
 )
 from tests.support.exposition import START, World, database, websocket
@@ -81,10 +88,42 @@ def show(*deployments: DeploymentView, telemetry_path: str = "/metrics") -> Page
     return Page(render_landing(landing, telemetry_path=telemetry_path))
 
 
+def own(section: Section, skipped: tuple[SkippedView, ...] = (), **more: Any) -> SectionView:
+    """A section as our probe alone tells it."""
+    return SectionView(section=section, witnesses=(WitnessView(**more),), skipped=skipped)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "summary", "messages"),
+    [
+        ("EPS01 no answer from &lt;b&gt; &amp; co", "EPS01", "", ["no answer from <b> & co", "another"]),
+        (f"EPS01 {'x' * 240}...", "EPS01", "", ["x" * 241]),
+        ("EPS01", "EPS01", "", []),
+        ("Without a code. it broke", "", "Without a code.", ["it broke"]),
+        ("EDB01 The database does not answer.", "EDB01", "The database does not answer.", ["connection refused"]),
+    ],
+)
+def test_a_code_without_words_of_ours_has_those_of_who_raised_it(
+    wanted: str, value: str, summary: str, messages: list[str]
+) -> None:
+    """The first of them, cut and harmless."""
+    code = CodeView(
+        value=value,
+        severity=Severity.ERROR,
+        summary=summary,
+        since_timestamp_seconds=START - 12,
+        evidence=tuple(Evidence(target="a", severity=Severity.ERROR, message=message) for message in messages),
+    )
+    view = own(Section.DATABASE, severity=Severity.ERROR, codes=(code,), last_run_timestamp_seconds=START)
+    page = show(DeploymentView(name="prod", sections=(view,)))
+    assert f"Database error {unescape(wanted)} For 12 s" in page.lines[1]
+
+
 def test_every_state_of_a_section_is_told_in_words() -> None:
     """Error with codes and since when, ok, off with its reason, and not measured yet."""
     code = CodeView(
         value="EDB01",
+        severity=Severity.ERROR,
         summary="The database does not answer.",
         docs_url="https://coder.com/docs/x#edb01",
         since_timestamp_seconds=START - 3700,
@@ -93,15 +132,15 @@ def test_every_state_of_a_section_is_told_in_words() -> None:
         DeploymentView(
             name="prod",
             sections=(
-                SectionView(
-                    section=Section.DATABASE,
+                own(
+                    Section.DATABASE,
                     severity=Severity.ERROR,
                     codes=(code,),
                     last_run_timestamp_seconds=START - 12,
                 ),
-                SectionView(section=Section.ACCESS_URL, severity=Severity.OK, last_run_timestamp_seconds=START),
-                SectionView(section=Section.WORKSPACE_PROXY, off=OffReason.NO_TOKEN),
-                SectionView(section=Section.WEBSOCKET),
+                own(Section.ACCESS_URL, severity=Severity.OK, last_run_timestamp_seconds=START),
+                own(Section.WORKSPACE_PROXY, off=OffReason.NO_TOKEN),
+                own(Section.WEBSOCKET),
             ),
         )
     )
@@ -118,7 +157,7 @@ def test_every_state_of_a_section_is_told_in_words() -> None:
 
 def test_links_are_relative_and_point_at_every_endpoint() -> None:
     """Below a proxy's prefix they still work."""
-    assert show(telemetry_path="/a/metrics").links == ["a/metrics", "config", "-/healthy", "-/ready"]
+    assert show(telemetry_path="/a/metrics").links == ["a/metrics", "api/v1/health", "config", "-/healthy", "-/ready"]
 
 
 def test_the_style_is_the_one_that_the_policy_allows() -> None:
@@ -133,17 +172,35 @@ def test_the_style_is_the_one_that_the_policy_allows() -> None:
 @given(st.text(), st.text(), st.text())
 def test_no_text_becomes_markup(name: str, value: str, summary: str) -> None:
     """Whatever names and codes hold: the elements stay those of a harmless page."""
-    code = CodeView(value=value, summary=summary, docs_url='https://x/"><script>', since_timestamp_seconds=START)
-    view = SectionView(section=Section.DATABASE, severity=Severity.ERROR, codes=(code,))
-    hostile = show(DeploymentView(name=name + "<script>", sections=(view,)))
-    plain = DeploymentView(name="d", sections=(replace(view, codes=(replace(code, value="c", summary="s"),)),))
-    assert show(plain).tags == hostile.tags
+    code = CodeView(
+        value=value or "c",
+        severity=Severity.ERROR,
+        summary=summary,
+        docs_url='https://x/"><script>',
+        since_timestamp_seconds=START,
+    )
+    plain = replace(code, value="c", summary="s")
+
+    def page(code: CodeView, text: str) -> Page:
+        reported = WitnessView(witness=Witness.REPORT, coder_replica=text, severity=Severity.ERROR, codes=(code,))
+        view = SectionView(
+            section=f"pub{text}sub",
+            witnesses=(WitnessView(severity=Severity.ERROR, codes=(code,)), reported),
+            dismissed=True,
+            consequence=True,
+            disagreements=(Disagreement(coder_replica=text, sentence=text),),
+        )
+        cause = RootCause(layer=Layer.HTTP, sentence=text)
+        return show(DeploymentView(name=f"d{text}", sections=(view,), root_cause=cause))
+
+    hostile = page(code, name + "<script>")
+    assert page(plain, "d").tags == hostile.tags
 
 
 @pytest.mark.parametrize("reason", list(OffReason))
 def test_every_reason_has_a_sentence(reason: OffReason) -> None:
     """The reason as the metric has it stands beside it."""
-    page = show(DeploymentView(name="d", sections=(SectionView(section=Section.DATABASE, off=reason),)))
+    page = show(DeploymentView(name="d", sections=(own(Section.DATABASE, off=reason),)))
     assert re.search(rf"off [A-Z].*\. {reason.value} Last run never", page.lines[1])
 
 
@@ -154,25 +211,28 @@ def test_every_reason_has_a_sentence(reason: OffReason) -> None:
 )  # fmt: skip
 def test_ages_are_told_in_two_units(seconds: float, wanted: str) -> None:
     """The largest unit and the next; a clock that was set back gives 0 s."""
-    view = SectionView(section=Section.DATABASE, severity=Severity.OK, last_run_timestamp_seconds=START - seconds)
+    view = own(Section.DATABASE, severity=Severity.OK, last_run_timestamp_seconds=START - seconds)
     assert f"Database ok Nothing. Last run {wanted} ago" == show(DeploymentView(name="d", sections=(view,))).lines[1]
 
 
 def test_the_survey_follows_the_snapshot() -> None:
     """Severity, active codes and the last run of what is on; the reason of what is off."""
     world = World(sections=(Section.DATABASE, Section.WEBSOCKET))
-    world.board.declare_section("prod", Section.ACCESS_URL, OffReason.DISABLED)
+    off = SectionKey(deployment="prod", section=Section.ACCESS_URL)
+    world.snapshot.declare(off, (), Policy())
+    world.board.declare(off, OffReason.DISABLED)
     world.run("prod", Section.DATABASE, {"primary": database(0.1)}, codes=["EDB02"], severity=Severity.WARNING)
     world.run("prod", Section.DATABASE, {"primary": database(0.1)}, codes=["EDB02"], severity=Severity.WARNING)
-    (deployment,) = survey(world.snapshot, world.board.off)
-    database_view, websocket_view, access_url_view = deployment.sections
+    (deployment,) = survey(world.snapshot, Background(off=world.board.off))
+    database_section, websocket_view, access_url_view = deployment.sections
+    (database_view,) = database_section.witnesses
     assert deployment.name == "prod"
     assert database_view.severity is Severity.WARNING
     assert database_view.last_run_timestamp_seconds == START + 59.0
     assert [(code.value, code.since_timestamp_seconds) for code in database_view.codes] == [("EDB02", START + 30.0)]
     assert database_view.codes[0].summary == "The median database latency is at or above its threshold."
-    assert SectionView(section=Section.WEBSOCKET) == websocket_view
-    assert SectionView(section=Section.ACCESS_URL, off=OffReason.DISABLED) == access_url_view
+    assert own(Section.WEBSOCKET) == websocket_view
+    assert own(Section.ACCESS_URL, off=OffReason.DISABLED) == access_url_view
 
 
 def test_the_survey_shows_what_a_run_found_to_be_off() -> None:
@@ -180,8 +240,9 @@ def test_the_survey_shows_what_a_run_found_to_be_off() -> None:
     world = World(sections=(Section.WEBSOCKET,))
     world.run("prod", Section.WEBSOCKET, {"x": websocket()}, codes=["EWS01"])
     world.run("prod", Section.WEBSOCKET, {"x": websocket()}, off=OffReason.FORBIDDEN)
-    (deployment,) = survey(world.snapshot, world.board.off)
-    assert [(view.off, view.severity, view.codes) for view in deployment.sections] == [(OffReason.FORBIDDEN, None, ())]
+    (deployment,) = survey(world.snapshot, Background(off=world.board.off))
+    (view,) = deployment.sections[0].witnesses
+    assert (OffReason.FORBIDDEN, None, ()) == (view.off, view.severity, view.codes)
 
 
 def test_relays_that_are_not_probed_are_named_with_the_reason() -> None:
@@ -190,7 +251,7 @@ def test_relays_that_are_not_probed_are_named_with_the_reason() -> None:
         SkippedView(reason="host_not_allowed", nodes=("1/1a (a.example)", "1/1b (b.example)"), count=7),
         SkippedView(reason="invalid", nodes=("2/2a",), count=1),
     )
-    view = SectionView(section=Section.DERP, severity=Severity.OK, skipped=skipped, last_run_timestamp_seconds=START)
+    view = own(Section.DERP, skipped, severity=Severity.OK, last_run_timestamp_seconds=START)
     assert (
         "DERP relays ok Nothing. Not probed, as their hosts are not in allow_hosts: 1/1a (a.example), 1/1b (b.example) "
         "and 5 more. host_not_allowed Not probed, as their entries in the DERP map cannot be used: 2/2a. invalid "
@@ -201,9 +262,9 @@ def test_relays_that_are_not_probed_are_named_with_the_reason() -> None:
 @pytest.mark.parametrize("section", list(Section))
 def test_every_section_has_a_name(section: Section) -> None:
     """In words, not as the label has it."""
-    view = SectionView(section=section, severity=Severity.OK, last_run_timestamp_seconds=START)
+    view = own(section, severity=Severity.OK, last_run_timestamp_seconds=START)
     assert re.fullmatch(
-        r"[A-Z][A-Za-z ]+ ok Nothing\. Last run 0 s ago", show(DeploymentView(name="d", sections=(view,))).lines[1]
+        r"[A-Z][A-Za-z' ]+ ok Nothing\. Last run 0 s ago", show(DeploymentView(name="d", sections=(view,))).lines[1]
     )
 
 
@@ -213,7 +274,7 @@ def test_no_name_of_a_map_becomes_markup(node: str, host: str, reason: str) -> N
     world = World(sections=(Section.DERP,))
     nodes = (Skipped(region_id=1, node=node + "<script>", host=host + "<img>", reason=reason),)
     world.run("prod", Section.DERP, {"": derp(skipped=nodes)})
-    page = show(*survey(world.snapshot, world.board.off))
+    page = show(*survey(world.snapshot, Background(off=world.board.off)))
     assert {"script", "img"}.isdisjoint(page.tags)
     assert "<script>" in page.lines[1]
 
@@ -227,7 +288,7 @@ def test_the_survey_groups_what_is_skipped_by_its_reason() -> None:
     )
     world.run("prod", Section.DERP, {"1": region(), "": derp(skipped=skipped)})
     world.run("prod", Section.DIRECT_CONNECTIONS, {"": network()})
-    (deployment,) = survey(world.snapshot, world.board.off)
+    (deployment,) = survey(world.snapshot, Background(off=world.board.off))
     derp_view, network_view = deployment.sections
     assert (
         SkippedView(reason="invalid", nodes=("2/2a",), count=1),
@@ -235,7 +296,7 @@ def test_the_survey_groups_what_is_skipped_by_its_reason() -> None:
     ) == derp_view.skipped
     assert () == network_view.skipped
     world.run("prod", Section.DERP, {"": derp(skipped=skipped)}, off=OffReason.FORBIDDEN)
-    (deployment,) = survey(world.snapshot, world.board.off)
+    (deployment,) = survey(world.snapshot, Background(off=world.board.off))
     assert () == deployment.sections[0].skipped
 
 
@@ -251,7 +312,7 @@ def test_the_survey_groups_what_is_skipped_by_its_reason() -> None:
 )
 def test_a_maintenance_window_that_is_open_is_told(said: str, change: float | None) -> None:
     """With its end, where that is known; a window that is only awaited is no news."""
-    view = DeploymentView(name="d", sections=(SectionView(section=Section.DATABASE),))
+    view = DeploymentView(name="d", sections=(own(Section.DATABASE),))
     opened = Maintenance(open=True, next_change_timestamp_seconds=change)
     awaited = Maintenance(open=False, next_change_timestamp_seconds=change)
     pages = [

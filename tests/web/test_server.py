@@ -17,9 +17,10 @@ from aiohttp import web
 from exporter.errors import ConfigError
 from exporter.metrics.negotiation import Format
 from exporter.web.pages import STYLE_DIGEST, Landing
-from exporter.web.server import Limits, create_app, parse_listen_address, serve
+from exporter.web.server import Health, Limits, create_app, parse_listen_address, serve
 
-LANDING = Landing(version="1.2.3", now_timestamp_seconds=1_795_000_000.0, deployments=())
+NOW = 1_795_000_000.0
+LANDING = Landing(version="1.2.3", now_timestamp_seconds=NOW, deployments=())
 
 
 def make_app(**more: Any) -> web.Application:
@@ -29,6 +30,7 @@ def make_app(**more: Any) -> web.Application:
         "ready": lambda: None,
         "config_text": lambda: "session_token: <secret>\n",
         "landing": lambda: LANDING,
+        "health": lambda deployment: Health(version="1.2.3", now_timestamp_seconds=NOW, deployments=()),
     }
     return create_app(**(callables | more))
 
