@@ -10,11 +10,10 @@ import contextlib
 import json
 import re
 import secrets
-import string
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -22,8 +21,12 @@ from exporter.clock import Clock, SystemClock
 from exporter.demo import answers, faults
 from exporter.demo.relay import SimulatedRelay
 from exporter.demo.server import SimulatedServer
+from exporter.demo.state import ORGANIZATION_ID, CoderState, Role, make_token
+from exporter.health.provisioner_daemons import DEFAULT_STALE_AFTER_SECONDS
 from exporter.secret import Secret
 from exporter.wire.derp_map import STUN_OFF, DerpMap, DerpNode, DerpRegion, dump_derp_map
+
+__all__ = ["DEPLOYMENT_ID", "EMBEDDED_REGION_ID", "Role", "SimulatedCoder", "make_token"]
 
 DEPLOYMENT_ID = "887128fc-c881-4e8b-899c-6a5186d3798f"
 EMBEDDED_REGION_ID = 999
@@ -32,23 +35,11 @@ _MAP_SECONDS = 0.2
 # Source: coderd/debug.go
 _ECHO_PATIENCE_SECONDS = 10.0
 _TOKEN_FORM = re.compile(r"[A-Za-z0-9]{10}-[A-Za-z0-9]{22}")
+_KEY_ID_CHARS = 10
+# what the list of provisioner daemons may be asked for. Source: coder-interfaces, section 4.1
+_DAEMON_QUERY = {"limit", "ids", "tags", "status", "offline", "max_age"}
 # a web application's first page; the real one is Coder's own site
 _SITE = "<!doctype html><html><head><title>Coder</title></head><body><div id='root'></div></body></html>"
-
-
-class Role(StrEnum):
-    """Whom a token belongs to."""
-
-    OWNER = "owner"
-    MEMBER = "member"
-    REVOKED = "revoked"
-
-
-def make_token() -> Secret:
-    """Return a new session token in Coder's form: 10 characters, a dash, 22 characters."""
-    letters = string.ascii_letters + string.digits
-    head, tail = ("".join(secrets.choice(letters) for _ in range(length)) for length in (10, 22))
-    return Secret(f"{head}-{tail}")
 
 
 class SimulatedCoder(SimulatedServer):
@@ -59,9 +50,12 @@ class SimulatedCoder(SimulatedServer):
         list_regions: Gives the regions of its DERP map besides that of its own relay.
         licensed: Whether its license has workspace proxies.
         clock: Where the times in its answers come from.
+        state: What it knows together with other servers of the deployment; None: by itself.
+        relay: Its own relay; None: one that stands alone.
         host, version, certificate, families: As of SimulatedServer.
 
     Attributes:
+        read_report: Gives its health report, anew when it is told so; None: the recording of a healthy one.
         force_websockets: It tells clients to reach relays by WebSocket only.
         direct_disabled: It tells clients to make no direct connections, and takes STUN out of its map.
     """
@@ -78,17 +72,31 @@ class SimulatedCoder(SimulatedServer):
         version: str = "v2.26.0",
         certificate: Path | None = None,
         families: tuple[str, ...] | None = None,
+        state: CoderState | None = None,
+        relay: SimulatedRelay | None = None,
     ) -> None:
-        super().__init__(host=host, version=version, certificate=certificate, families=families, relay=SimulatedRelay())
+        super().__init__(
+            host=host, version=version, certificate=certificate, families=families, relay=relay or SimulatedRelay()
+        )
         self.force_websockets = False
         self.direct_disabled = False
         self.deployment_id = deployment_id
         self.licensed = licensed
-        self.tokens = {role: make_token() for role in Role}
-        """One session token a role. They are never shown."""
-        self._list_proxies = list_proxies
+        self.state = state or CoderState()
+        self.read_report: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
+        self.list_proxies = list_proxies
         self._list_regions = list_regions
         self._clock = clock or SystemClock()
+
+    @property
+    def tokens(self) -> dict[Role, Secret]:
+        """One session token a role. They are never shown."""
+        return self.state.tokens
+
+    @property
+    def access_url(self) -> str:
+        """What it calls its access URL."""
+        return self.url
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -100,6 +108,13 @@ class SimulatedCoder(SimulatedServer):
             web.get("/api/v2/debug/ws", self._echo),
             web.get("/api/v2/workspaceproxies", self._workspace_proxies),
             web.get("/api/v2/regions", self._regions),
+            web.get("/api/v2/debug/health", self._debug_health),
+            web.get("/api/v2/debug/health/settings", self._health_settings),
+            web.get("/api/v2/deployment/config", self._deployment_config),
+            web.get("/api/v2/users/me/keys/{id}", self._api_key),
+            web.get("/api/v2/organizations", self._organizations),
+            web.get("/api/v2/organizations/{id}/provisionerdaemons", self._provisioner_daemons),
+            web.get("/api/v2/replicas", self._replicas),
             web.route("*", "/api/{rest:.*}", self._unknown_route),
             web.get("/{rest:.*}", self._site),
         ]
@@ -114,7 +129,7 @@ class SimulatedCoder(SimulatedServer):
 
     async def _buildinfo(self, _request: web.Request) -> web.Response:
         return web.json_response(
-            answers.buildinfo(version=self.version, access_url=self.url, deployment_id=self.deployment_id)
+            answers.buildinfo(version=self.version, access_url=self.access_url, deployment_id=self.deployment_id)
         )
 
     async def _derp_map(self, request: web.Request) -> web.StreamResponse:
@@ -212,8 +227,8 @@ class SimulatedCoder(SimulatedServer):
             return refusal
         return web.json_response(
             answers.workspace_proxies(
-                self._list_proxies(),
-                access_url=self.url,
+                self.list_proxies(),
+                access_url=self.access_url,
                 deployment_id=self.deployment_id,
                 now=self._clock.now(),
             )
@@ -223,8 +238,87 @@ class SimulatedCoder(SimulatedServer):
         _role, refusal = self._sign_in(request)
         if refusal is not None:
             return refusal
-        known = self._list_proxies() if self.licensed else ()
-        return web.json_response(answers.regions(known, access_url=self.url, deployment_id=self.deployment_id))
+        known = self.list_proxies() if self.licensed else ()
+        return web.json_response(answers.regions(known, access_url=self.access_url, deployment_id=self.deployment_id))
+
+    async def _debug_health(self, request: web.Request) -> web.Response:
+        refusal = self._want_owner(request)
+        if refusal is not None:
+            return refusal
+        wanted = request.query.get("format", "json") or "json"
+        if wanted not in {"json", "text"}:
+            return web.json_response(answers.recorded("unknown-format"), status=400)
+        report = await self._report(force=request.query.get("force") == "true")
+        if wanted == "text":
+            return web.Response(text=_write_text(report))
+        return web.json_response(report)
+
+    async def _report(self, *, force: bool) -> dict[str, Any]:
+        if self.read_report is not None:
+            return await self.read_report(force)
+        healthy: dict[str, Any] = answers.recorded("debug-health")
+        return healthy | {"time": answers.write_time(self._clock.now()), "coder_version": self.version}
+
+    async def _health_settings(self, request: web.Request) -> web.Response:
+        refusal = self._want_owner(request)
+        if refusal is not None:
+            return refusal
+        dismissed = {"dismissed_healthchecks": list(self.state.dismissed)}
+        return web.json_response(answers.recorded("health-settings") | dismissed)
+
+    async def _deployment_config(self, request: web.Request) -> web.Response:
+        refusal = self._want_owner(request)
+        if refusal is not None:
+            return refusal
+        return web.json_response(
+            answers.deployment_config(
+                access_url=self.access_url,
+                refresh_seconds=self.state.refresh_seconds,
+                latency_threshold_seconds=self.state.latency_threshold_seconds,
+            )
+        )
+
+    async def _api_key(self, request: web.Request) -> web.Response:
+        role, refusal = self._sign_in(request)
+        if refusal is not None or role is None:
+            return refusal or web.Response(status=500)
+        wanted = request.match_info["id"]
+        if wanted != self.tokens[role].reveal()[:_KEY_ID_CHARS]:
+            return web.json_response(answers.recorded("not-found"), status=404)
+        now = self._clock.now()
+        return web.json_response(answers.api_key(self.state.key(role, now=now), id=wanted, now=now))
+
+    async def _organizations(self, request: web.Request) -> web.Response:
+        _role, refusal = self._sign_in(request)
+        if refusal is not None:
+            return refusal
+        return web.json_response(answers.recorded("organizations"))
+
+    async def _provisioner_daemons(self, request: web.Request) -> web.Response:
+        role, refusal = self._sign_in(request)
+        if refusal is not None:
+            return refusal
+        if role is not Role.OWNER or request.match_info["id"] not in {ORGANIZATION_ID, "coder"}:
+            return web.json_response(answers.recorded("not-found"), status=404)
+        if not request.query.keys() <= _DAEMON_QUERY:
+            return web.json_response(answers.recorded("invalid-query"), status=400)
+        now = self._clock.now()
+        return web.json_response(
+            [
+                answers.daemon(facts, status="idle" if recent else "offline")
+                for facts in self.state.daemons.values()
+                if (recent := facts.age_seconds(now) <= DEFAULT_STALE_AFTER_SECONDS)
+                or request.query.get("offline") == "true"
+            ]
+        )
+
+    async def _replicas(self, request: web.Request) -> web.Response:
+        role, refusal = self._sign_in(request)
+        if refusal is not None:
+            return refusal
+        if role is not Role.OWNER:
+            return web.json_response(answers.recorded("not-found"), status=404)
+        return web.json_response(answers.replicas(self.state.replicas.values()))
 
     async def _unknown_route(self, _request: web.Request) -> web.Response:
         return web.json_response(answers.recorded("unknown-route"), status=404)
@@ -232,23 +326,42 @@ class SimulatedCoder(SimulatedServer):
     async def _site(self, _request: web.Request) -> web.Response:
         return web.Response(text=_SITE, content_type="text/html")
 
+    def _want_owner(self, request: web.Request) -> web.Response | None:
+        """Return the refusal of whoever is not an owner; None for an owner."""
+        role, refusal = self._sign_in(request)
+        if refusal is None and role is not Role.OWNER:
+            return web.json_response(answers.recorded("forbidden"), status=403)
+        return refusal
+
     def _sign_in(self, request: web.Request) -> tuple[Role | None, web.Response | None]:
         """Return the role of the request's token, or the refusal that answers it."""
         given = _given_token(request)
-        for role in (Role.OWNER, Role.MEMBER):
-            if given is not None and secrets.compare_digest(given.encode(), self.tokens[role].reveal().encode()):
-                return role, None
+        known = next((role for role in Role if given is not None and self._is_token(role, given)), None)
+        if known in self.state.accepted:
+            return known, None
         if given is None:
-            name = "signed-out"
+            answer = answers.recorded("signed-out")
         elif _TOKEN_FORM.fullmatch(given) is None:
-            name = "malformed-token"
+            answer = answers.recorded("malformed-token")
+        elif known is Role.EXPIRED:
+            answer = answers.recorded("unknown-token") | {"detail": "API key has expired."}
         else:
-            name = "unknown-token"
+            answer = answers.recorded("unknown-token")
         challenge = (
             'Bearer realm="coder", error="invalid_token", error_description="The access token has expired", '
-            f'resource_metadata="{self.url}/.well-known/oauth-protected-resource"'
+            f'resource_metadata="{self.access_url}/.well-known/oauth-protected-resource"'
         )
-        return None, web.json_response(answers.recorded(name), status=401, headers={"WWW-Authenticate": challenge})
+        return None, web.json_response(answer, status=401, headers={"WWW-Authenticate": challenge})
+
+    def _is_token(self, role: Role, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), self.tokens[role].reveal().encode())
+
+
+def _write_text(report: dict[str, Any]) -> str:
+    """Write the short form, that leaves out proxies and provisioner daemons."""
+    names = ("derp", "access_url", "websocket", "database")
+    lines = [f"{name}: {str(report[name].get('healthy', False)).lower()}" for name in names]
+    return "\n".join([f"time: {report['time']}", f"healthy: {str(report['healthy']).lower()}", *lines]) + "\n"
 
 
 def _given_token(request: web.Request) -> str | None:

@@ -23,10 +23,12 @@ from exporter.config.load import load_config
 from exporter.config.model import Config
 from exporter.demo import plan, scenario, verdict
 from exporter.demo.plan import Entry
-from exporter.demo.scenario import SCENARIOS, Foreseen, Scenario
+from exporter.demo.scenario import NOT_SIMULATED, SCENARIOS, Scenario
 from exporter.demo.simulation import DEPLOYMENT, Pace, Simulation
 from exporter.errors import ConfigError, ExporterError
+from exporter.health.model import Severity
 from exporter.process import run_event_loop, stop_signals
+from exporter.secret import mask
 from exporter.snapshot import CodeChange
 from exporter.web.server import DEFAULT_TELEMETRY_PATH, serve
 
@@ -34,6 +36,8 @@ LISTEN_ADDRESS = "127.0.0.1:26337"
 # How long `--once` waits for what is foreseen. Source: contract, section 8.
 ONCE_SECONDS = 60.0
 _BETWEEN_ROUNDS_SECONDS = 0.1
+# For who watches, perhaps on a machine that has more to do: what is only slow there shows no code.
+_WATCHED = Pace(interval_seconds=4.0, timeout_seconds=3.9)
 _SUCCESS, _OTHER_VERDICT, _COULD_NOT_RUN = 0, 2, 3
 
 T = TypeVar("T")
@@ -103,7 +107,7 @@ async def run(
         args: With what `add_arguments` adds.
         out: Where the lines go; None: standard output.
         errors: Where the exporter's log goes, and why it did not start; None: standard error.
-        pace: None for the one of people who watch.
+        pace: None for a quick one with `--once`, and a patient one for people who watch.
     """
     lines = _Lines(sys.stdout if out is None else out)
     problems = _Lines(sys.stderr if errors is None else errors)
@@ -122,7 +126,7 @@ async def run(
     except* (OSError, ExporterError) as group:
         for error in _leaves(group):
             said = error.problems if isinstance(error, ConfigError) else [f"could not start: {error}"]
-            problems.write(*(f"demo: {log.mask(problem)}" for problem in said))
+            problems.write(*(f"demo: {mask(problem)}" for problem in said))
     return status
 
 
@@ -149,7 +153,7 @@ async def _run(args: argparse.Namespace, entries: Sequence[Entry], pace: Pace | 
             if wrong is None:
                 raise _Interrupted
             return _OTHER_VERDICT if wrong else _SUCCESS
-        config = await _configure(simulation, pace, [entry.scenario for entry in possible])
+        config = await _configure(simulation, pace or _WATCHED, [entry.scenario for entry in possible])
         await _serve(simulation, config, possible, args, stop, lines)
     return _SUCCESS
 
@@ -157,10 +161,12 @@ async def _run(args: argparse.Namespace, entries: Sequence[Entry], pace: Pace | 
 async def _configure(simulation: Simulation, pace: Pace | None, played: Iterable[Scenario]) -> Config:
     """Write the configuration of the exporter and read it as the exporter does."""
     settings: dict[str, dict[str, object]] = {}
+    leaves_out: set[str] = set()
     for known in played:
+        leaves_out |= set(known.leaves_out)
         for section, keys in known.settings.items():
             settings.setdefault(section, {}).update(keys)
-    path = await simulation.write_config(pace=pace, settings=settings)
+    path = await simulation.write_config(pace=pace, settings=settings, leaves_out=leaves_out)
     return await asyncio.to_thread(load_config, path, {})
 
 
@@ -185,7 +191,7 @@ async def _judge_all(
     wrong = []
     for entry in entries:
         lines.write("", f"{entry.scenario.name}: {entry.scenario.words}")
-        config = await _configure(simulation, pace, [entry.scenario])
+        config = await _configure(simulation, pace or _WATCHED, [entry.scenario])
         if not await _judge(simulation, config, entry.scenario, patience_seconds, lines):
             wrong.append(entry.scenario.name)
     if wrong:
@@ -198,34 +204,52 @@ async def _judge(
 ) -> bool:
     """Play one scenario before a fresh exporter; tell whether it observes exactly what is foreseen."""
     clock = SystemClock()
-    application = Application(config, clock=clock)
-    foreseen = played.expected(database=simulation.has_database)
-    usual = SCENARIOS[scenario.HEALTHY].expected(database=simulation.has_database)
+    changes: list[CodeChange] = []
+    application = Application(config, clock=clock, on_change=changes.append)
+    database = simulation.has_database
     deadline = clock.monotonic() + patience_seconds
     try:
         if not played.from_start:
-            await _check_until(application, usual, deadline, clock)
+            await _check_until(application, SCENARIOS[scenario.HEALTHY], deadline, clock, database=database)
+        changes.clear()
         await simulation.apply(played)
         try:
-            good = await _check_until(application, foreseen, deadline, clock)
+            while simulation.telling and clock.monotonic() < deadline:
+                await application.check()
+                await clock.sleep(_BETWEEN_ROUNDS_SECONDS)
+            good = await _check_until(application, played, deadline, clock, database=database)
         finally:
             await simulation.revert(played)
         outcomes = check.collect(application)
-        lines.write(check.render(outcomes, "table").rstrip(), *verdict.compare(verdict.observe(outcomes), foreseen))
+        seen = played.complete(verdict.observe(outcomes), database=database)
+        lines.write(
+            check.render(outcomes, "table").rstrip(), *verdict.compare(seen, played.expected(database=database))
+        )
+        loud = [change for change in changes if played.quiet and change.active and change.severity > Severity.OK]
+        lines.write(*(f"  became active, though nothing may: {_tell(change)}" for change in loud))
+        good = good and not loud
     finally:
         await application.close()
     return good
 
 
-async def _check_until(application: Application, foreseen: Foreseen, deadline: float, clock: Clock) -> bool:
+async def _check_until(
+    application: Application, played: Scenario, deadline: float, clock: Clock, *, database: bool
+) -> bool:
     """Run complete rounds until one of them shows what is foreseen, or time is over."""
     while True:
         await application.check()
-        if verdict.observe(check.collect(application)) == foreseen:
+        if is_as_foreseen(application, played, database=database):
             return True
         if clock.monotonic() >= deadline:
             return False
         await clock.sleep(_BETWEEN_ROUNDS_SECONDS)
+
+
+def is_as_foreseen(application: Application, played: Scenario, *, database: bool) -> bool:
+    """Tell whether the last runs show exactly what a scenario foresees."""
+    seen = verdict.observe(check.collect(application))
+    return played.complete(seen, database=database) == played.expected(database=database)
 
 
 # until it is stopped
@@ -313,8 +337,10 @@ def _list_scenarios() -> Iterable[str]:
     width = max(map(len, SCENARIOS))
     for known in SCENARIOS.values():
         yield f"{known.name.ljust(width)}  {known.words} {known.later}".rstrip()
-        for section, observed in known.foreseen.items():
-            yield f"{' ' * width}    {section}: {verdict.write_codes(observed)}"
+        for place, observed in {**known.foreseen, **known.inside}.items():
+            yield f"{' ' * width}    {verdict.write_place(place)}: {verdict.write_codes(observed)}"
+    for code, why in NOT_SIMULATED.items():
+        yield f"{code.ljust(width)}  Not simulated: {why}."
     yield f"{scenario.TOUR.ljust(width)}  Walks through all of them, one after the other."
 
 
@@ -322,6 +348,9 @@ def _describe(simulation: Simulation) -> Iterable[str]:
     coder = simulation.coder
     yield f"simulated deployment {DEPLOYMENT!r} (Coder {coder.version}) in {simulation.directory}"
     yield f"  access URL        {coder.url}  (certificate by {simulation.ca_file})"
+    for name, replica in simulation.cluster.replicas.items():
+        yield f"  replica           {replica.url}  ({name}, with a health report of its own)"
+    yield f"  provisioners      {', '.join(simulation.cluster.daemons)}"
     for name, proxy in simulation.proxies.items():
         yield f"  workspace proxy   {proxy.url}  ({name})"
     network = simulation.network
@@ -352,9 +381,9 @@ def _announce(moment: plan.Moment, simulation: Simulation) -> Iterable[str]:
         yield f"{_now()}  -- {played.name} is over"
         return
     yield f"{_now()}  -- {played.name}: {played.words} {played.later}".rstrip()
-    for section, observed in played.expected(database=simulation.has_database).items():
+    for place, observed in played.expected(database=simulation.has_database).items():
         if observed:
-            yield f"{' ' * 8}     expect {section}: {verdict.write_codes(observed)}"
+            yield f"{' ' * 8}     expect {verdict.write_place(place)}: {verdict.write_codes(observed)}"
 
 
 def _tell(change: CodeChange) -> str:

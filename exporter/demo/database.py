@@ -4,9 +4,11 @@ faulty line in front, which is what the exporter's connection URL leads to.
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
 import uuid
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -15,12 +17,12 @@ from urllib.parse import urlsplit
 
 from exporter.demo.fault_proxy import FaultProxy
 from exporter.demo.postgres import EXPORTER_ROLE, PostgresServer, find_installations
+from exporter.demo.state import BUILT_IN_KEY_ID, ORGANIZATION_ID, DaemonFacts
 from exporter.secret import Secret
 
 # A replica's region is the number that its DERP region has: that of a proxy plus a start, which is
 # 10000 with the usual map. Source: coder-interfaces, section 2.5; a recorded DERP map.
 _FIRST_PROXY_REGION = 10000
-_PRIMARY_REGION = 999
 _REPLICAS = uuid.UUID("1f6f0f0c-7b51-4f0e-9c6e-2f9b8e0f5a11")
 
 
@@ -76,9 +78,6 @@ class SimulatedDatabase:
             # now, since the first server stands still while its data is copied
             self._standby = await stack.enter_async_context(server.start_standby())
             self._line = await stack.enter_async_context(FaultProxy(server.host, server.port))
-            await server.put_replica(
-                id=str(uuid.uuid5(_REPLICAS, "primary")), region_id=_PRIMARY_REGION, primary=True, hostname="coder"
-            )
             self._stack = stack.pop_all()
         return self
 
@@ -111,6 +110,42 @@ class SimulatedDatabase:
         account = parts.netloc.rpartition("@")[0]
         return Secret(parts._replace(netloc=f"{account}@{self.address}").geturl())
 
+    def make_line(self) -> FaultProxy:
+        """Return another line to PostgreSQL, to be entered."""
+        return FaultProxy(self.server.host, self.server.port)
+
+    async def write_daemon(self, facts: DaemonFacts) -> None:
+        """Write the row of a provisioner daemon."""
+        await self.server.execute(
+            "INSERT INTO provisioner_daemons (id, created_at, name, provisioners, tags, last_seen_at, version,"
+            " api_version, organization_id, key_id) VALUES ($1::text::uuid, to_timestamp($2), $3, '{terraform}',"
+            " $4::text::jsonb, to_timestamp($5), $6, $7, $8::text::uuid, $9::text::uuid)"
+            " ON CONFLICT (id) DO UPDATE SET last_seen_at = to_timestamp($5), version = $6, api_version = $7",
+            facts.id,
+            facts.created_timestamp_seconds,
+            facts.name,
+            json.dumps(dict(facts.tags)),
+            facts.last_seen_timestamp_seconds,
+            facts.version,
+            facts.api_version,
+            ORGANIZATION_ID,
+            BUILT_IN_KEY_ID,
+        )
+
+    async def add_waiting_job(self, *, tags: Mapping[str, str], age_seconds: float) -> str:
+        """Let a workspace build wait since so long; return the id of its job."""
+        job_id = str(uuid.uuid4())
+        await self.server.execute(
+            "INSERT INTO provisioner_jobs (id, created_at, organization_id, initiator_id, provisioner, storage_method,"
+            " type, file_id, tags) VALUES ($1::text::uuid, now() - make_interval(secs => $2), $3::text::uuid,"
+            " $1::text::uuid, 'terraform', 'file', 'workspace_build', $1::text::uuid, $4::text::jsonb)",
+            *(job_id, age_seconds, ORGANIZATION_ID, json.dumps(dict(tags))),
+        )
+        return job_id
+
+    async def delete_job(self, job_id: str) -> None:
+        await self.server.execute("DELETE FROM provisioner_jobs WHERE id = $1::text::uuid", job_id)
+
     async def write_proxy(self, row: ProxyRow) -> None:
         """Write the rows of a workspace proxy and of its replica."""
         await self.server.put_workspace_proxy(
@@ -127,9 +162,9 @@ class SimulatedDatabase:
         """Take a workspace proxy out of its table."""
         await self.server.execute("DELETE FROM workspace_proxies WHERE id = $1::text::uuid", row.id)
 
-    async def hide_proxies(self) -> None:
-        """Take the right to read the table of proxies from the exporter's role."""
-        await self.server.execute(f"REVOKE SELECT ON workspace_proxies FROM {EXPORTER_ROLE}")
+    async def hide_table(self, table: str) -> None:
+        """Take the right to read a table from the exporter's role."""
+        await self.server.execute(f"REVOKE SELECT ON {table} FROM {EXPORTER_ROLE}")
 
     async def lock_out(self) -> None:
         """Give the exporter's role a password that nobody knows, and end its sessions."""

@@ -20,12 +20,8 @@ FOREIGN = web.RequestKey("foreign", bool)
 FOREIGN_SERVER = "nginx"
 # the version that the answer's header names instead of the server's own
 VERSION = web.RequestKey("version", str)
-_NEED_TOKEN = {
-    "/api/v2/debug/ws",
-    "/api/v2/regions",
-    "/api/v2/workspaceagents/connection",
-    "/api/v2/workspaceproxies",
-}
+# the routes that look up no token; all others of the API do
+_NEED_NO_TOKEN = {"/api/v2/buildinfo", "/api/v2/derp-map"}
 
 
 class Fault(Protocol):
@@ -87,6 +83,16 @@ class ForeignServer(_Momentary):
             return web.Response(text="OK")
         page = "<html><head><title>404 Not Found</title></head><body><h1>404 Not Found</h1></body></html>"
         return web.Response(status=404, text=page, content_type="text/html")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadGateway(_Momentary):
+    """An ingress that reaches nothing behind it answers everything."""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse | None:
+        request[FOREIGN] = True
+        page = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+        return web.Response(status=502, text=page, content_type="text/html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +176,7 @@ class DatabaseGone(_Momentary):
     """Coder has lost its database: it cannot look up a token, and says 401 about that."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse | None:
-        if request.path not in _NEED_TOKEN:
+        if request.path in _NEED_NO_TOKEN or not request.path.startswith("/api/"):
             return None
         return web.json_response(answers.recorded("database-gone"), status=401)
 

@@ -18,8 +18,8 @@ from exporter.errors import ConfigError
 WANTED = "write NAME, NAME@30s (starts after 30 s) or NAME@30s:2m (and lasts 2 min)"
 # The tour: long enough for a code to become active, then for it to be over.
 TOUR_FIRST_SECONDS = 12.0
-TOUR_LENGTH_SECONDS = 18.0
-TOUR_PAUSE_SECONDS = 10.0
+TOUR_LENGTH_SECONDS = 22.0
+TOUR_PAUSE_SECONDS = 14.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def _parse(text: str) -> tuple[Entry, ...]:
         problems.append(f"scenario {text!r}: there is no scenario {name!r}; there are {names}")
     if problems or known is None:
         raise ConfigError(problems)
-    if known.settings and (start or duration):
+    if known.of_configuration and (start or duration):
         raise ConfigError([f"scenario {text!r}: it is a matter of configuration, so it has no start and no length"])
     return (Entry(scenario=known, start_seconds=start or 0.0, duration_seconds=duration),)
 

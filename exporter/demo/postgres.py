@@ -22,6 +22,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -305,7 +306,7 @@ class PostgresServer:
 
     @contextlib.asynccontextmanager
     async def start_standby(self) -> AsyncIterator[PostgresServer]:
-        """Run a second server that is in recovery, with a copy of the data.
+        """Run a second server that is in recovery, with a copy of the data, and follows the first one.
 
         The first server is stopped for the moment of the copying.
         """
@@ -315,7 +316,7 @@ class PostgresServer:
         try:
             try:
                 await asyncio.to_thread(standby._prepare)
-                await asyncio.to_thread(standby._copy_data, self.directory / "data")
+                await asyncio.to_thread(standby._copy_data, self.directory / "data", self)
             finally:
                 await self.start()
             await standby.start()
@@ -425,7 +426,7 @@ class PostgresServer:
                         process.wait(_STOP_SECONDS)
                         break
             if self._directory is not None:
-                shutil.rmtree(self._directory, ignore_errors=True)
+                _remove(self._directory)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
@@ -435,12 +436,19 @@ class PostgresServer:
                 raise ExporterError("the demo's PostgreSQL is already over")
             yield
 
-    def _copy_data(self, data: Path) -> None:
+    def _copy_data(self, data: Path, primary: PostgresServer) -> None:
+        """Take over the data of a server that stands still, and follow it once it runs again."""
         with self._working():
             target = self.directory / "data"
             shutil.copytree(data, target)
             (target / "postmaster.pid").unlink(missing_ok=True)
             (target / "standby.signal").touch()
+            # in a file, since arguments are for everybody to see
+            with (target / "postgresql.auto.conf").open("a") as settings:
+                settings.write(
+                    f"primary_conninfo = 'host={primary.host} port={primary.port} user={SUPERUSER}"
+                    f" password={primary._password} connect_timeout=5'\n"
+                )
             _give_away(target)
 
     def _put_file(self, name: str, content: bytes) -> None:
@@ -488,6 +496,15 @@ def _copy_programs(bin_directory: Path, target: Path) -> Path:
     shutil.copytree(bin_directory.parent, target, symlinks=True, ignore=shutil.ignore_patterns("*.a", "doc", "include"))
     _give_away(target)
     return target / bin_directory.name
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory; what initdb had started may go on for a moment and write one more file."""
+    for _ in range(int(_STOP_SECONDS / _POLL_SECONDS)):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _give_away(directory: Path) -> None:

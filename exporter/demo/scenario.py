@@ -1,8 +1,11 @@
 """Scenarios: what can be broken in the simulated deployment, and what a right exporter says then.
 
 Each one breaks something real (`breaks`, async context managers over the simulation) and names,
-for each section, exactly the codes with their severities that are observed while it is broken.
-From these follow the verdict and the exit status of `demo --once`.
+for each section and each witness, exactly the codes with their severities that are observed while it is
+broken. From these follow the verdict and the exit status of `demo --once`.
+
+What Coder's own report says (`inside`) is told of all replicas together: a code stands there when one of
+them reports it.
 """
 
 from __future__ import annotations
@@ -15,21 +18,28 @@ from typing import TYPE_CHECKING
 from exporter.demo import breakage, fault_proxy, faults
 from exporter.demo.network import MESH_NODES
 from exporter.demo.relay import Stall
+from exporter.demo.state import Role
 from exporter.health import codes
-from exporter.health.model import Section, Severity
+from exporter.health.model import REPORT_SECTIONS, UNCODED, Section, Severity, Witness
 
 if TYPE_CHECKING:
     from exporter.demo.simulation import Simulation
 
 Observed = frozenset[tuple[str, Severity]]
-Foreseen = Mapping[Section, Observed]
+# a section as one witness tells it
+Place = tuple[str, Witness]
+Foreseen = Mapping[Place, Observed]
 Breakage = Callable[["Simulation"], AbstractAsyncContextManager[None]]
 # keys of the exporter's configuration, by section
 Settings = Mapping[str, Mapping[str, object]]
 
-# No provisioner daemon is simulated: their section is off, or else their empty tables would be EPD01.
-NOT_SIMULATED = frozenset({Section.PROVISIONER_DAEMONS})
-SIMULATED = tuple(section for section in Section if section not in NOT_SIMULATED)
+# Every section that is probed here, as the configuration names them. All but `exporter` have keys there.
+SECTIONS = tuple(Section)
+# What cannot be broken honestly on the host that is also the exporter's, and why.
+NOT_SIMULATED = {
+    "XEXP01": "this host would have to lose its network, and nothing that is simulated on loopback goes with it",
+    "XEXP02": "the exporter would have to be starved, and the simulation lives in the same process",
+}
 
 HEALTHY = "healthy"
 TOUR = "tour"
@@ -42,8 +52,17 @@ class Scenario:
     Args:
         name: `healthy`, a code, or the name of a story.
         words: A sentence for people: what breaks.
-        foreseen: Codes with severities by section; a section that is left out has none.
+        foreseen: Codes with severities by section as the exporter's own probes see them; a section that is
+            left out has none.
         without_database: The same where no database runs. None: it cannot be played then.
+        inside: The same as Coder's own report says it, with a database and without.
+        off: What is not there at all then: sections by witness.
+        off_without_database: What besides where no database runs.
+        fading: What may be gone: an earlier report is told by for a while, and then no more.
+        ends: It comes to an end by itself, and what is foreseen is what is seen after that.
+        quiet: Nothing may become active meanwhile, whatever is observed.
+        leaves_out: Keys of the deployment that the exporter's configuration lacks; such a scenario lasts from
+            the start to the end.
         resource: What it changes that only one scenario at a time can.
         needs_ipv6: It can only be played where this host has ::1.
         needs_several_addresses: It can only be played where this host has more than 127.0.0.1.
@@ -59,6 +78,13 @@ class Scenario:
     breaks: tuple[Breakage, ...] = ()
     foreseen: Foreseen = field(default_factory=dict)
     without_database: Foreseen | None = field(default_factory=dict)
+    inside: Foreseen = field(default_factory=dict)
+    off: frozenset[Place] = frozenset()
+    off_without_database: frozenset[Place] = frozenset()
+    fading: frozenset[Place] = frozenset()
+    ends: bool = False
+    quiet: bool = False
+    leaves_out: tuple[str, ...] = ()
     resource: str = ""
     needs_ipv6: bool = False
     needs_several_addresses: bool = False
@@ -73,13 +99,24 @@ class Scenario:
         return code.summary if code is not None else ""
 
     def expected(self, *, database: bool) -> Foreseen:
-        """Return what is foreseen, for every section that is on."""
-        foreseen = self.foreseen if database else self.without_database or {}
+        """Return what is foreseen, for every section that is on, by witness."""
+        foreseen = {**(self.foreseen if database else self.without_database or {}), **self.inside}
         return {
-            section: foreseen.get(section, frozenset())
-            for section in SIMULATED
-            if database or section is not Section.DATABASE
+            place: foreseen.get(place, frozenset())
+            for place in PLACES
+            if place not in self.off
+            and (database or place not in {probed(Section.DATABASE), *self.off_without_database})
         }
+
+    def complete(self, seen: Foreseen, *, database: bool) -> Foreseen:
+        """Return what was seen, with what may be gone by now as if it were still there."""
+        expected = self.expected(database=database)
+        return {place: expected[place] for place in self.fading if place in expected} | dict(seen)
+
+    @property
+    def of_configuration(self) -> bool:
+        """Whether it is a matter of what the exporter's configuration says."""
+        return bool(self.settings or self.leaves_out)
 
     async def play(self, simulation: Simulation) -> AsyncExitStack:
         """Break it. Closing what is returned mends it."""
@@ -89,19 +126,43 @@ class Scenario:
             return stack.pop_all()
 
 
+def probed(section: str) -> Place:
+    """Return the place of a section as our own probes see it."""
+    return (section, Witness.PROBE)
+
+
+def reported(section: str) -> Place:
+    """Return the place of a section as Coder's report tells it."""
+    return (section, Witness.REPORT)
+
+
+PLACES = (*map(probed, SECTIONS), *map(reported, REPORT_SECTIONS))
+ALL_REPORTED = frozenset(map(reported, REPORT_SECTIONS))
+
+
 def worst(foreseen: Foreseen) -> Severity:
     """Return the severity of a deployment that shows these codes."""
     return max((severity for observed in foreseen.values() for _code, severity in observed), default=Severity.OK)
 
 
-def _says(**by_section: str) -> Foreseen:
-    """Read `access_url="EACS04:warning XACS06:error"`."""
+def _read(witness: Witness, by_section: Mapping[str, str]) -> Foreseen:
     return {
-        Section(section): frozenset(
-            (code, Severity[severity.upper()]) for code, _, severity in (word.partition(":") for word in words.split())
+        (Section(section), witness): frozenset(
+            (code or UNCODED, Severity[severity.upper()])
+            for code, _, severity in (word.partition(":") for word in words.split())
         )
         for section, words in by_section.items()
     }
+
+
+def _says(**by_section: str) -> Foreseen:
+    """Read `access_url="EACS04:warning XACS06:error"`, as our probes see it."""
+    return _read(Witness.PROBE, by_section)
+
+
+def _reports(**by_section: str) -> Foreseen:
+    """The same as Coder's report says it; `:error` is trouble without a code."""
+    return _read(Witness.REPORT, by_section)
 
 
 _LOGIN_PAGE = "<!doctype html><html><head><title>Sign in</title></head><body><form></form></body></html>"
@@ -115,20 +176,36 @@ _SCENARIOS = (
         name="EACS01",
         words="The file that names the access URL is emptied.",
         breaks=(breakage.write_access_url(""),),
-        foreseen=_says(access_url="EACS01:error", websocket="EWS01:error", derp="XDERP03:error"),
-        without_database=_says(
-            access_url="EACS01:error", websocket="EWS01:error", derp="XDERP03:error", workspace_proxy="EWP01:warning"
+        foreseen=_says(
+            access_url="EACS01:error", websocket="EWS01:error", derp="XDERP03:error", report="XRPT04:warning"
         ),
+        without_database=_says(
+            access_url="EACS01:error",
+            websocket="EWS01:error",
+            derp="XDERP03:error",
+            workspace_proxy="EWP01:warning",
+            provisioner_daemons="XPD01:warning",
+            report="XRPT04:warning",
+        ),
+        fading=ALL_REPORTED,
         resource="the file of the access URL",
     ),
     Scenario(
         name="EACS02",
         words="The file that names the access URL is filled with nonsense.",
         breaks=(breakage.write_access_url("https://[not-an-address"),),
-        foreseen=_says(access_url="EACS02:error", websocket="EWS01:error", derp="XDERP03:error"),
-        without_database=_says(
-            access_url="EACS02:error", websocket="EWS01:error", derp="XDERP03:error", workspace_proxy="EWP01:warning"
+        foreseen=_says(
+            access_url="EACS02:error", websocket="EWS01:error", derp="XDERP03:error", report="XRPT04:warning"
         ),
+        without_database=_says(
+            access_url="EACS02:error",
+            websocket="EWS01:error",
+            derp="XDERP03:error",
+            workspace_proxy="EWP01:warning",
+            provisioner_daemons="XPD01:warning",
+            report="XRPT04:warning",
+        ),
+        fading=ALL_REPORTED,
         resource="the file of the access URL",
     ),
     Scenario(
@@ -147,8 +224,12 @@ _SCENARIOS = (
             websocket="EWS01:error",
             derp="XDERP01:error XDERP03:error",
             workspace_proxy=f"EWP01:warning {_PROXIES_WITHOUT_PRIMARY}",
+            provisioner_daemons="XPD01:warning",
         ),
         resource="the port of the access URL",
+        inside=_reports(
+            access_url="EACS03:error", websocket="EWS01:error", derp="XDERP01:error", workspace_proxy="EWP04:warning"
+        ),
     ),
     Scenario(
         name="EACS04",
@@ -156,6 +237,7 @@ _SCENARIOS = (
         breaks=(breakage.break_coder(lambda _: faults.Answer(path="/healthz", status=204)),),
         foreseen=_says(access_url="EACS04:warning"),
         without_database=_says(access_url="EACS04:warning"),
+        inside=_reports(access_url="EACS04:warning"),
     ),
     Scenario(
         name="XACS01",
@@ -198,7 +280,9 @@ _SCENARIOS = (
             websocket="EWS01:error XWS01:error",
             derp="XDERP01:error XDERP03:error",
             workspace_proxy=f"EWP01:warning {_PROXIES_WITHOUT_PRIMARY}",
+            provisioner_daemons="XPD01:warning",
         ),
+        inside=_reports(websocket="EWS01:error", derp="EDERP01:warning XDERP01:error", workspace_proxy="EWP04:warning"),
     ),
     Scenario(
         name="XACS05",
@@ -222,6 +306,7 @@ _SCENARIOS = (
         breaks=(breakage.break_coder(lambda _: faults.Answer(path="/healthz", status=503, body="unavailable")),),
         foreseen=_says(access_url="EACS04:warning XACS06:error"),
         without_database=_says(access_url="EACS04:warning XACS06:error"),
+        inside=_reports(access_url="EACS04:warning"),
     ),
     Scenario(
         name="XACS07",
@@ -243,6 +328,7 @@ _SCENARIOS = (
         ),
         foreseen=_says(websocket="EWS01:error"),
         without_database=_says(websocket="EWS01:error"),
+        inside=_reports(websocket="EWS01:error"),
     ),
     Scenario(
         name="XWS01",
@@ -255,6 +341,7 @@ _SCENARIOS = (
         ),
         foreseen=_says(websocket="EWS01:error XWS01:error"),
         without_database=_says(websocket="EWS01:error XWS01:error"),
+        inside=_reports(websocket="EWS01:error"),
     ),
     Scenario(
         name="EWS02",
@@ -262,6 +349,7 @@ _SCENARIOS = (
         breaks=(breakage.break_coder(lambda _: faults.CloseAfterUpgrade(), cut=True),),
         foreseen=_says(websocket="EWS02:error"),
         without_database=_says(websocket="EWS02:error"),
+        inside=_reports(websocket="EWS02:error"),
     ),
     Scenario(
         name="EWS03",
@@ -269,23 +357,31 @@ _SCENARIOS = (
         breaks=(breakage.break_coder(lambda _: faults.ChangeEchoes()),),
         foreseen=_says(websocket="EWS03:error"),
         without_database=_says(websocket="EWS03:error"),
+        inside=_reports(websocket="EWS03:error"),
     ),
     # database
     Scenario(
         name="EDB01",
         words="PostgreSQL is gone: connections are cut and refused. Coder cannot look up tokens any more.",
-        breaks=(breakage.break_coder(lambda _: faults.DatabaseGone()), breakage.break_line(fault_proxy.Refuse())),
-        foreseen=_says(database="EDB01:error", workspace_proxy="EWP01:warning"),
+        breaks=(breakage.break_everywhere(lambda: faults.DatabaseGone()), breakage.break_lines(fault_proxy.Refuse())),
+        foreseen=_says(
+            database="EDB01:error",
+            workspace_proxy="EWP01:warning",
+            provisioner_daemons="XPD01:warning",
+            report="XRPT04:warning",
+        ),
         without_database=None,
+        fading=ALL_REPORTED,
         resource="the way to the database",
     ),
     Scenario(
         name="EDB02",
-        words="The way to PostgreSQL becomes 25 ms longer.",
-        breaks=(breakage.break_line(fault_proxy.Delay(to_client_seconds=0.025)),),
+        words="Every way to PostgreSQL becomes 60 ms longer, from here and from each replica.",
+        breaks=(breakage.break_lines(fault_proxy.Delay(to_client_seconds=0.06)),),
         foreseen=_says(database="EDB02:warning"),
         without_database=None,
         resource="the way to the database",
+        inside=_reports(database="EDB02:warning"),
     ),
     Scenario(
         name="XDB01",
@@ -311,6 +407,7 @@ _SCENARIOS = (
         foreseen=_says(workspace_proxy="EWP01:warning"),
         without_database=_says(workspace_proxy="EWP01:warning"),
         resource="the rights of the exporter's role",
+        inside=_reports(workspace_proxy="EWP01:warning"),
     ),
     Scenario(
         name="EWP02",
@@ -321,6 +418,7 @@ _SCENARIOS = (
         resource="the rights of the exporter's role",
         from_start=True,
         later="While an earlier list is at hand it is EWP01 that shows.",
+        inside=_reports(workspace_proxy="EWP01:warning"),
     ),
     Scenario(
         name="EWP04",
@@ -328,6 +426,7 @@ _SCENARIOS = (
         breaks=(breakage.break_proxy("eu", lambda: faults.ReportErrors(errors=("the relay mesh is broken",))),),
         foreseen=_says(workspace_proxy="EWP04:warning", derp="XDERP01:error"),
         without_database=_says(workspace_proxy="EWP04:warning", derp="XDERP01:error"),
+        inside=_reports(workspace_proxy="EWP04:warning"),
     ),
     Scenario(
         name="XWP01",
@@ -335,6 +434,7 @@ _SCENARIOS = (
         breaks=(breakage.create_proxy("asia"),),
         foreseen=_says(workspace_proxy="XWP01:warning"),
         without_database=_says(workspace_proxy="XWP01:warning"),
+        inside=_reports(workspace_proxy=":warning"),
     ),
     Scenario(
         name="XWP02",
@@ -343,6 +443,7 @@ _SCENARIOS = (
         foreseen=_says(workspace_proxy="EWP04:warning XWP02:error", derp="XDERP01:error"),
         without_database=_says(workspace_proxy="EWP04:warning XWP02:error", derp="XDERP01:error"),
         resource="the ports of the proxies",
+        inside=_reports(workspace_proxy="EWP04:warning"),
     ),
     Scenario(
         name="XWP03",
@@ -351,6 +452,7 @@ _SCENARIOS = (
         foreseen=_says(workspace_proxy="XWP03:ok"),
         without_database=None,
         resource="the ports of the proxies",
+        inside=_reports(workspace_proxy="EWP04:warning"),
     ),
     Scenario(
         name="XWP04",
@@ -359,6 +461,7 @@ _SCENARIOS = (
         breaks=(breakage.break_proxy("eu", lambda: faults.Hang(path="/healthz-report")),),
         foreseen=_says(workspace_proxy="EWP04:warning XWP04:warning", derp="XDERP01:error"),
         without_database=_says(workspace_proxy="EWP04:warning XWP04:warning", derp="XDERP01:error"),
+        inside=_reports(workspace_proxy="EWP04:warning"),
     ),
     # relays
     Scenario(
@@ -368,6 +471,7 @@ _SCENARIOS = (
         foreseen=_says(derp="EDERP01:warning"),
         without_database=_says(derp="EDERP01:warning"),
         resource="the relays",
+        inside=_reports(derp="EDERP01:warning"),
     ),
     Scenario(
         name="EDERP02",
@@ -376,6 +480,7 @@ _SCENARIOS = (
         foreseen=_says(derp="EDERP02:warning"),
         without_database=_says(derp="EDERP02:warning"),
         resource="the relays",
+        inside=_reports(derp="EDERP02:warning"),
     ),
     Scenario(
         name="XDERP01",
@@ -384,6 +489,7 @@ _SCENARIOS = (
         foreseen=_says(derp="XDERP01:error"),
         without_database=_says(derp="XDERP01:error"),
         resource="the relays",
+        inside=_reports(derp="XDERP01:error"),
     ),
     Scenario(
         name="XDERP02",
@@ -392,6 +498,7 @@ _SCENARIOS = (
         foreseen=_says(derp="XDERP02:warning"),
         without_database=_says(derp="XDERP02:warning"),
         resource="the relays",
+        inside=_reports(derp=":error XDERP02:warning"),
     ),
     Scenario(
         name="XDERP03",
@@ -418,6 +525,7 @@ _SCENARIOS = (
         foreseen=_says(derp="XDERP05:error EDERP02:warning"),
         without_database=_says(derp="XDERP05:error EDERP02:warning"),
         resource="the relays",
+        inside=_reports(derp="EDERP02:warning"),
     ),
     # STUN, and the network of this host
     Scenario(
@@ -427,6 +535,7 @@ _SCENARIOS = (
         foreseen=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
         without_database=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
         resource="the STUN servers",
+        inside=_reports(derp=":error ESTUN01:warning"),
     ),
     Scenario(
         name="ESTUN02",
@@ -436,6 +545,7 @@ _SCENARIOS = (
         without_database=_says(derp="ESTUN02:ok", direct_connections="XNET04:warning"),
         resource="the STUN servers",
         needs_several_addresses=True,
+        inside=_reports(derp="ESTUN02:ok"),
     ),
     Scenario(
         name="XSTUN01",
@@ -444,14 +554,17 @@ _SCENARIOS = (
         foreseen=_says(derp="XSTUN01:warning"),
         without_database=_says(derp="XSTUN01:warning"),
         resource="the STUN servers",
+        inside=_reports(derp=":error XSTUN01:warning"),
     ),
     Scenario(
         name="XNET01",
-        words="The deployment disables direct connections, and Coder takes STUN out of its map.",
+        words="The deployment disables direct connections, and Coder takes STUN out of its map. Regions without any "
+        "node are left, and with them the check of Coder's report crashes.",
         breaks=(breakage.disable_direct_connections(),),
-        foreseen=_says(direct_connections="XNET01:ok"),
-        without_database=_says(direct_connections="XNET01:ok"),
+        foreseen=_says(direct_connections="XNET01:ok", report="XRPT03:error"),
+        without_database=_says(direct_connections="XNET01:ok", report="XRPT03:error"),
         resource="the STUN servers",
+        inside=_reports(derp="EUNKNOWN:error"),
     ),
     Scenario(
         name="XNET02",
@@ -468,6 +581,7 @@ _SCENARIOS = (
         foreseen=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
         without_database=_says(derp="ESTUN01:warning", direct_connections="XNET03:warning"),
         resource="the STUN servers",
+        inside=_reports(derp=":error ESTUN01:warning"),
     ),
     Scenario(
         name="XNET04",
@@ -477,6 +591,7 @@ _SCENARIOS = (
         without_database=_says(derp="ESTUN02:ok", direct_connections="XNET04:warning"),
         resource="the STUN servers",
         needs_several_addresses=True,
+        inside=_reports(derp="ESTUN02:ok"),
     ),
     Scenario(
         name="XNET05",
@@ -494,6 +609,143 @@ _SCENARIOS = (
         without_database=_says(direct_connections="EIF01:warning"),
         resource="the STUN servers",
     ),
+    # replicas
+    Scenario(
+        name="XACS08",
+        words="The port of the replica coderd-2 is closed; the access URL and the others answer.",
+        breaks=(breakage.close_replica("coderd-2"),),
+        foreseen=_says(access_url="XACS08:warning", report="XRPT04:warning"),
+        without_database=_says(access_url="XACS08:warning", report="XRPT04:warning"),
+        resource="the replicas",
+    ),
+    # provisioner daemons
+    Scenario(
+        name="EPD01",
+        words="No provisioner daemon has been seen for three minutes.",
+        breaks=(breakage.silence_daemons(),),
+        foreseen=_says(provisioner_daemons="EPD01:error"),
+        without_database=_says(provisioner_daemons="EPD01:error"),
+        inside=_reports(provisioner_daemons="EPD01:error"),
+        resource="the provisioner daemons",
+    ),
+    Scenario(
+        name="EPD02",
+        words="One provisioner daemon is of an older minor version.",
+        breaks=(breakage.change_daemon("builder-1", version="v2.20.1"),),
+        foreseen=_says(provisioner_daemons="EPD02:warning"),
+        without_database=_says(provisioner_daemons="EPD02:warning"),
+        inside=_reports(provisioner_daemons="EPD02:warning"),
+        resource="the provisioner daemons",
+    ),
+    Scenario(
+        name="EPD03",
+        words="One provisioner daemon speaks another major version of the API.",
+        breaks=(breakage.change_daemon("builder-1", api_version="2.0"),),
+        foreseen=_says(provisioner_daemons="EPD03:warning"),
+        without_database=_says(provisioner_daemons="EPD03:warning"),
+        inside=_reports(provisioner_daemons="EPD03:warning"),
+        resource="the provisioner daemons",
+    ),
+    Scenario(
+        name="EUNKNOWN",
+        words="One provisioner daemon shows no valid version.",
+        breaks=(breakage.change_daemon("builder-1", version="banana"),),
+        foreseen=_says(provisioner_daemons="EUNKNOWN:error"),
+        without_database=_says(provisioner_daemons="EUNKNOWN:error"),
+        inside=_reports(provisioner_daemons="EUNKNOWN:error"),
+        resource="the provisioner daemons",
+    ),
+    Scenario(
+        name="XPD01",
+        words="The list of provisioner daemons can be read neither from the API nor from the tables. Coder itself "
+        "still can.",
+        breaks=(breakage.hide_daemon_list(),),
+        foreseen=_says(provisioner_daemons="XPD01:warning"),
+        without_database=_says(provisioner_daemons="XPD01:warning"),
+        resource="the rights of the exporter's role",
+    ),
+    Scenario(
+        name="XPD02",
+        words="A workspace build waits for a provisioner daemon with the tag gpu, and there is none. Coder's report "
+        "does not look at jobs.",
+        breaks=(breakage.let_job_wait({"scope": "organization", "owner": "", "gpu": "yes"}),),
+        foreseen=_says(provisioner_daemons="XPD02:error"),
+        without_database=None,
+        resource="the provisioner daemons",
+    ),
+    # Coder's own report
+    Scenario(
+        name="XRPT01",
+        words="The exporter's session token is revoked: its grade falls, and no outage is told.",
+        breaks=(breakage.revoke_token(),),
+        foreseen=_says(report="XRPT01:warning"),
+        without_database=_says(report="XRPT01:warning", workspace_proxy="EWP01:warning"),
+        off=ALL_REPORTED,
+        off_without_database=frozenset({probed(Section.PROVISIONER_DAEMONS)}),
+        resource="the exporter's token",
+    ),
+    Scenario(
+        name="XRPT02",
+        words="The replica coderd-1 goes on answering with a report of an hour ago.",
+        breaks=(breakage.serve_old_report("coderd-1", age_seconds=3600.0),),
+        foreseen=_says(report="XRPT02:warning"),
+        without_database=_says(report="XRPT02:warning"),
+        resource="the reports",
+    ),
+    Scenario(
+        name="XRPT03",
+        words="A check of Coder's report crashes. Coder itself counts that as ok.",
+        breaks=(breakage.crash_check("websocket"),),
+        foreseen=_says(report="XRPT03:error"),
+        without_database=_says(report="XRPT03:error"),
+        inside=_reports(websocket="EUNKNOWN:error"),
+        resource="the reports",
+    ),
+    Scenario(
+        name="XRPT04",
+        words="Coder never gets done with its report: it answers 503 for ever.",
+        fading=ALL_REPORTED,
+        breaks=(breakage.never_report(),),
+        foreseen=_says(report="XRPT04:warning"),
+        without_database=_says(report="XRPT04:warning"),
+        resource="the reports",
+    ),
+    Scenario(
+        name="XRPT05",
+        words="The replica coderd-1 cannot reach the access URL from where it stands; the others can.",
+        breaks=(breakage.break_hairpins(fault_proxy.Refuse(), "coderd-1"),),
+        foreseen=_says(report="XRPT05:warning"),
+        without_database=_says(report="XRPT05:warning"),
+        inside=_reports(access_url="EACS03:error", websocket="EWS01:error", derp="XDERP01:error"),
+        resource="the way from the replicas to the access URL",
+    ),
+    Scenario(
+        name="XRPT06",
+        words="A roll-out gets stuck: the replica coderd-2 has a new minor version, and the others never follow.",
+        breaks=(breakage.roll_out_stuck("coderd-2", version="v2.27.0"),),
+        foreseen=_says(report="XRPT06:warning"),
+        without_database=_says(report="XRPT06:warning"),
+        inside=_reports(provisioner_daemons="EPD02:warning"),
+        resource="the provisioner daemons",
+    ),
+    Scenario(
+        name="XRPT07",
+        words="Coder cannot read its own table of provisioner daemons: its report has an error without a code.",
+        breaks=(breakage.fail_daemon_check("sql: connection is already closed"),),
+        foreseen=_says(report="XRPT07:error"),
+        without_database=_says(report="XRPT07:error"),
+        inside=_reports(provisioner_daemons=":error"),
+        resource="the reports",
+    ),
+    # the exporter's token
+    Scenario(
+        name="XEXP03",
+        words="The exporter's session token ends in an hour, and its use does not move that.",
+        breaks=(breakage.let_token_end(3600.0),),
+        foreseen=_says(exporter="XEXP03:warning"),
+        without_database=_says(exporter="XEXP03:warning"),
+        resource="the exporter's token",
+    ),
     # stories
     Scenario(
         name="silent-relay",
@@ -502,6 +754,7 @@ _SCENARIOS = (
         foreseen=_says(derp="XDERP01:error"),
         without_database=_says(derp="XDERP01:error"),
         resource="the relays",
+        inside=_reports(derp="XDERP01:error"),
     ),
     Scenario(
         name="half-dead-region",
@@ -513,6 +766,7 @@ _SCENARIOS = (
         foreseen=_says(derp="EDERP01:warning XDERP02:warning XDERP04:warning"),
         without_database=_says(derp="EDERP01:warning XDERP02:warning XDERP04:warning"),
         resource="the relays",
+        inside=_reports(derp=":error EDERP01:warning XDERP02:warning"),
     ),
     Scenario(
         name="slow-relay",
@@ -528,6 +782,7 @@ _SCENARIOS = (
             *(breakage.change_relay(name, raw_status=403, foreign=True) for name in ("coder", "eu", "us", *MESH_NODES)),
         ),
         resource="the relays",
+        inside=_reports(derp="EDERP01:warning"),
     ),
     Scenario(
         name="stun-ipv6-only",
@@ -537,6 +792,104 @@ _SCENARIOS = (
         without_database=_says(derp="XSTUN01:warning"),
         resource="the STUN servers",
         needs_ipv6=True,
+        inside=_reports(derp=":error XSTUN01:warning"),
+    ),
+    # two witnesses
+    Scenario(
+        name="hairpin",
+        words="No replica reaches the access URL from inside, while it is fine from outside: no way back through "
+        "the router.",
+        breaks=(breakage.break_hairpins(fault_proxy.Refuse()),),
+        inside=_reports(access_url="EACS03:error", websocket="EWS01:error", derp="XDERP01:error"),
+        resource="the way from the replicas to the access URL",
+    ),
+    Scenario(
+        name="ingress",
+        words="The ingress answers 502 to everybody outside. Inside, the name of the access URL leads past it to "
+        "Coder.",
+        breaks=(
+            breakage.lead_hairpins_past_front(),
+            breakage.break_coder(lambda _: faults.BadGateway(), cut=True),
+        ),
+        foreseen=_says(
+            access_url="EACS04:warning XACS06:error",
+            websocket="EWS01:error XWS01:error",
+            derp="XDERP01:error XDERP03:error",
+            workspace_proxy=_PROXIES_WITHOUT_PRIMARY,
+        ),
+        without_database=_says(
+            access_url="EACS04:warning XACS06:error",
+            websocket="EWS01:error XWS01:error",
+            derp="XDERP01:error XDERP03:error",
+            workspace_proxy=f"EWP01:warning {_PROXIES_WITHOUT_PRIMARY}",
+            provisioner_daemons="XPD01:warning",
+        ),
+        inside=_reports(workspace_proxy="EWP04:warning"),
+        resource="the way from the replicas to the access URL",
+    ),
+    Scenario(
+        name="stale-connection",
+        words="The replica coderd-1 holds on to a connection to PostgreSQL that has become 60 ms longer; every other "
+        "one is fast.",
+        breaks=(breakage.break_lines_of("coderd-1", fault=fault_proxy.Delay(to_client_seconds=0.06)),),
+        inside=_reports(database="EDB02:warning"),
+        without_database=None,
+        resource="the way to the database",
+    ),
+    Scenario(
+        name="rollout",
+        words="A new minor version is rolled out: replica by replica, then the proxies, then the provisioner daemons. "
+        "Nothing becomes active.",
+        breaks=(breakage.roll_out("v2.27.0"),),
+        ends=True,
+        quiet=True,
+        resource="the provisioner daemons",
+    ),
+    Scenario(
+        name="muted",
+        words="Somebody has muted Database and ProvisionerDaemons in Coder, and every way to PostgreSQL is 60 ms "
+        "longer: the code stands, its warning keeps quiet.",
+        breaks=(
+            breakage.mute("Database", "ProvisionerDaemons"),
+            breakage.break_lines(fault_proxy.Delay(to_client_seconds=0.06)),
+        ),
+        foreseen=_says(database="EDB02:warning"),
+        without_database=None,
+        inside=_reports(database="EDB02:warning"),
+        resource="the way to the database",
+    ),
+    Scenario(
+        name="member",
+        words="The token in the exporter's file is replaced by one of an ordinary member.",
+        breaks=(breakage.change_token(Role.MEMBER),),
+        foreseen=_says(report="XRPT01:warning"),
+        without_database=_says(report="XRPT01:warning"),
+        off=ALL_REPORTED,
+        off_without_database=frozenset({probed(Section.PROVISIONER_DAEMONS)}),
+        resource="the exporter's token",
+    ),
+    Scenario(
+        name="expired",
+        words="The token in the exporter's file is replaced by one that has expired.",
+        breaks=(breakage.change_token(Role.EXPIRED),),
+        foreseen=_says(report="XRPT01:warning"),
+        without_database=_says(report="XRPT01:warning", workspace_proxy="EWP01:warning"),
+        off=ALL_REPORTED,
+        off_without_database=frozenset({probed(Section.PROVISIONER_DAEMONS)}),
+        resource="the exporter's token",
+    ),
+    Scenario(
+        name="anonymous",
+        words="The exporter's configuration has no token and no database: what is left is seen from outside.",
+        leaves_out=("session_token_file", "database"),
+        off=ALL_REPORTED
+        | {
+            probed(Section.DATABASE),
+            probed(Section.WORKSPACE_PROXY),
+            probed(Section.PROVISIONER_DAEMONS),
+            probed(Section.REPORT),
+        },
+        from_start=True,
     ),
 )
 

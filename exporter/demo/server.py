@@ -163,11 +163,17 @@ class SimulatedServer(ABC):
     @web.middleware
     async def _play_faults(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self.requests[request.path] += 1
-        for fault in tuple(self._faults):
-            answer = await fault.answer(request)
-            if answer is not None:
-                return answer
-        return await handler(request)
+        try:
+            for fault in tuple(self._faults):
+                answer = await fault.answer(request)
+                if answer is not None:
+                    return answer
+            return await handler(request)
+        except ConnectionError:
+            # the client has gone meanwhile, so nobody reads this
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=500)
 
     async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
         if request.get(faults.FOREIGN, False):

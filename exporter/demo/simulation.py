@@ -1,6 +1,6 @@
-"""The simulated deployment: a Coder server at an access URL with TLS, two workspace proxies, relays,
-STUN servers, and a PostgreSQL server behind a faulty line; all on loopback, all in this process or
-below it.
+"""The simulated deployment: an access URL with TLS, three replicas of coderd behind it, provisioner
+daemons, two workspace proxies, relays, STUN servers, and a PostgreSQL server behind faulty lines; all on
+loopback, all in this process or below it.
 
 Out: an ordinary configuration file for the exporter, and scenarios that can be played and taken
 back at any time. When it is left, nothing of it stays behind.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,13 +24,17 @@ import yaml
 from exporter.clock import Clock, SystemClock
 from exporter.demo import answers
 from exporter.demo.certificates import Authority
-from exporter.demo.coderd import EMBEDDED_REGION_ID, Role, SimulatedCoder
+from exporter.demo.cluster import Cluster
+from exporter.demo.coderd import EMBEDDED_REGION_ID, SimulatedCoder
 from exporter.demo.database import ProxyRow, SimulatedDatabase, why_no_database
+from exporter.demo.inside import Surroundings
 from exporter.demo.listener import have_ipv6_loopback
 from exporter.demo.network import Network, have_several_addresses, proxy_region
 from exporter.demo.proxies import SimulatedProxy
-from exporter.demo.scenario import NOT_SIMULATED, SIMULATED, Scenario, Settings
+from exporter.demo.relay import SimulatedRelay
+from exporter.demo.scenario import SECTIONS, Scenario, Settings
 from exporter.demo.server import SimulatedServer
+from exporter.demo.state import Role
 from exporter.health.model import Section
 from exporter.wire.derp_map import DerpRegion
 
@@ -44,6 +48,8 @@ _PROXY_IDS = {
 }
 # Proxies register again this often. Source: coder-interfaces, section 3.5.
 _REGISTRATION_SECONDS = 15.0
+# How old a report out of a replica's cache may be here; Coder's default is 10 min.
+REPORT_REFRESH_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +60,17 @@ class Pace:
     timeout_seconds: float = 1.5
     raise_after: int = 2
     clear_after: int = 2
-    latency_threshold_seconds: float = 0.015
+    latency_threshold_seconds: float = 0.04
+    version_grace_seconds: float = 10.0
+
+    @property
+    def report_interval_seconds(self) -> float:
+        """A report takes Coder a while."""
+        return 2 * self.interval_seconds
+
+    @property
+    def report_timeout_seconds(self) -> float:
+        return 2 * self.timeout_seconds
 
 
 class Simulation:
@@ -75,6 +91,9 @@ class Simulation:
         self._database: SimulatedDatabase | None = None
         self._coder: SimulatedCoder | None = None
         self._network: Network | None = None
+        self._cluster: Cluster | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._stories: set[asyncio.Task[None]] = set()
         self.without_database = "" if database else "it was left out"
         """Why there is no database; empty when there is one."""
         self.certificates: Mapping[str, Path] = {}
@@ -85,6 +104,12 @@ class Simulation:
         if self._coder is None:
             raise RuntimeError("the simulation is not running")
         return self._coder
+
+    @property
+    def cluster(self) -> Cluster:
+        if self._cluster is None:
+            raise RuntimeError("the simulation is not running")
+        return self._cluster
 
     @property
     def network(self) -> Network:
@@ -130,14 +155,17 @@ class Simulation:
         self.certificates = await asyncio.to_thread(_issue_certificates, authority)
         self.trust = await asyncio.to_thread(authority.trust)
         self._network = await stack.enter_async_context(Network(certificate=self.certificates["good"]))
+        mesh: list[SimulatedRelay] = []
         self._coder = await stack.enter_async_context(
             SimulatedCoder(
                 list_proxies=self._list_proxies,
                 list_regions=self._list_regions,
                 certificate=self.certificates["good"],
                 clock=self._clock,
+                relay=SimulatedRelay(mesh=mesh),
             )
         )
+        self.coder.state.refresh_seconds = REPORT_REFRESH_SECONDS
         for number, name in enumerate(("eu", "us"), start=1):
             self.proxies[name] = await stack.enter_async_context(
                 SimulatedProxy(
@@ -156,10 +184,38 @@ class Simulation:
             await self.create_proxy(name)
             await self.register(name)
         await asyncio.to_thread(self._write_secrets)
+        self._cluster = await stack.enter_async_context(
+            Cluster(
+                self.coder,
+                surroundings=Surroundings(
+                    read_map=self.coder.derp_map,
+                    list_proxies=self._list_proxies,
+                    trust=self.trust,
+                    ca_file=self.ca_file,
+                    clock=self._clock,
+                    good_for_seconds=lambda: self.coder.state.refresh_seconds,
+                ),
+                mesh=mesh,
+                database=self._database,
+                certificate=self.certificates["good"],
+                trust=self.trust,
+                clock=self._clock,
+            )
+        )
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        beat = group.create_task(self._keep_registering())
-        stack.callback(beat.cancel)
+        self._group = group
+        for beating in (self._keep_registering(), self.cluster.keep_beating()):
+            stack.callback(group.create_task(beating).cancel)
         stack.push_async_callback(self._revert_all)
+
+    @property
+    def token_file(self) -> Path:
+        """The file that holds the exporter's session token; written anew at any time."""
+        return self.directory / "session-token"
+
+    async def give_token(self, role: Role) -> None:
+        """Put the token of a role into the exporter's file."""
+        await asyncio.to_thread(_write_secret, self.token_file, self.coder.tokens[role].reveal())
 
     @property
     def url_file(self) -> Path:
@@ -167,7 +223,12 @@ class Simulation:
         return self.directory / "access-url"
 
     async def write_config(
-        self, directory: Path | None = None, *, pace: Pace | None = None, settings: Settings | None = None
+        self,
+        directory: Path | None = None,
+        *,
+        pace: Pace | None = None,
+        settings: Settings | None = None,
+        leaves_out: Collection[str] = (),
     ) -> Path:
         """Write an ordinary configuration of the exporter for this deployment and return its path.
 
@@ -175,20 +236,26 @@ class Simulation:
             directory: None for the simulation's own.
             pace: None for one that shows changes within some seconds.
             settings: Further keys, by section.
+            leaves_out: Keys of the deployment that are to be missing.
         """
         path = (directory or self.directory) / "exporter.yml"
-        text = yaml.safe_dump(self._describe(pace or Pace(), settings or {}), sort_keys=False)
+        text = yaml.safe_dump(self._describe(pace or Pace(), settings or {}, leaves_out), sort_keys=False)
         await asyncio.to_thread(path.write_text, text)
         return path
 
-    def _describe(self, pace: Pace, settings: Settings) -> dict[str, object]:
+    def _describe(self, pace: Pace, settings: Settings, leaves_out: Collection[str]) -> dict[str, object]:
         interval = f"{round(pace.interval_seconds * 1000)}ms"
         timeout = f"{round(pace.timeout_seconds * 1000)}ms"
-        sections = [str(section) for section in SIMULATED if self.has_database or section is not Section.DATABASE]
+        sections = [
+            str(section)
+            for section in SECTIONS
+            # which has no keys of its own
+            if section is not Section.EXPORTER and (self.has_database or section is not Section.DATABASE)
+        ]
         deployment: dict[str, object] = {
             "name": DEPLOYMENT,
             "url_file": str(self.url_file),
-            "session_token_file": str(self.directory / "session-token"),
+            "session_token_file": str(self.token_file),
             "deployment_id": self.coder.deployment_id,
             "tls": {"ca_file": str(self.ca_file)},
         }
@@ -197,17 +264,50 @@ class Simulation:
                 "url_file": str(self.directory / "database-url"),
                 "latency_threshold": f"{round(pace.latency_threshold_seconds * 1000)}ms",
             }
-        deployment["sections"] = {
+        deployment["replicas"] = {
+            "urls": [{"name": name, "url": replica.url} for name, replica in self.cluster.replicas.items()]
+        }
+        keys: dict[str, object] = {
             section: {"interval": interval, "timeout": timeout, **settings.get(section, {})} for section in sections
-        } | {str(section): {"enabled": False} for section in NOT_SIMULATED}
+        }
+        deployment["sections"] = keys | {
+            "report": {
+                "interval": f"{round(pace.report_interval_seconds * 1000)}ms",
+                "timeout": f"{round(pace.report_timeout_seconds * 1000)}ms",
+                **settings.get("report", {}),
+            }
+        }
         return {
             "global": {
                 "interval": interval,
                 "timeout": timeout,
-                "settle": {"raise": pace.raise_after, "clear": pace.clear_after, "startup_grace": "0s"},
+                "settle": {
+                    "raise": pace.raise_after,
+                    "clear": pace.clear_after,
+                    "startup_grace": "0s",
+                    "version_grace": f"{round(pace.version_grace_seconds * 1000)}ms",
+                },
             },
-            "deployments": [deployment],
+            "deployments": [{key: value for key, value in deployment.items() if key not in leaves_out}],
         }
+
+    def now(self) -> float:
+        """Return seconds since 1970."""
+        return self._clock.now()
+
+    def tell(self, story: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Let a story go on in the background; it is to be cancelled by who began it."""
+        if self._group is None:
+            raise RuntimeError("the simulation is not running")
+        task = self._group.create_task(story)
+        self._stories.add(task)
+        task.add_done_callback(self._stories.discard)
+        return task
+
+    @property
+    def telling(self) -> bool:
+        """Whether a story that ends by itself has not come to its end."""
+        return bool(self._stories)
 
     async def apply(self, scenario: Scenario) -> None:
         """Break what the scenario breaks.
@@ -219,12 +319,15 @@ class Simulation:
         if reason:
             raise RuntimeError(f"{scenario.name} cannot be played: {reason}")
         self._playing[scenario.name] = await scenario.play(self)
+        # who breaks something wants to see it
+        self.cluster.forget_reports()
 
     async def revert(self, scenario: Scenario) -> None:
         """Mend what the scenario broke; does nothing when it is not played."""
         played = self._playing.pop(scenario.name, None)
         if played is not None:
             await played.aclose()
+            self.cluster.forget_reports()
 
     def why_not(self, scenario: Scenario) -> str:
         """Return why a scenario cannot be played on this host; empty when it can."""
@@ -320,18 +423,21 @@ class Simulation:
     def _write_secrets(self) -> None:
         self.url_file.write_text(self.coder.url + "\n")
         for name, secret in self._secrets():
-            path = self.directory / name
-            path.touch(mode=0o600)
-            path.write_text(secret + "\n")
+            _write_secret(self.directory / name, secret)
 
     def _secrets(self) -> Iterator[tuple[str, str]]:
-        yield "session-token", self.coder.tokens[Role.OWNER].reveal()
+        yield self.token_file.name, self.coder.tokens[Role.OWNER].reveal()
         if self._database is not None:
             yield "database-url", self._database.exporter_url.reveal()
 
 
 def _make_directory(parent: Path | None) -> Path:
     return Path(tempfile.mkdtemp(prefix="coder-health-exporter-demo-", dir=parent))
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(secret + "\n")
 
 
 def _issue_certificates(authority: Authority) -> dict[str, Path]:

@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from exporter.check import SectionOutcome
-from exporter.demo.scenario import Foreseen, Observed, worst
-from exporter.health.model import Section, Severity
+from exporter.demo.scenario import Foreseen, Observed, Place, worst
+from exporter.health.model import UNCODED, Severity, Witness
 
 
-def observe(outcomes: Sequence[SectionOutcome]) -> dict[Section, Observed]:
-    """Return the codes of the last runs with their severities, for every section that was probed."""
-    return {
-        outcome.section: frozenset(
-            (finding.code, finding.severity) for health in outcome.healths for finding in health.report.findings
-        )
-        for outcome in outcomes
-        if outcome.off is None and outcome.healths
-    }
+def observe(outcomes: Sequence[SectionOutcome]) -> dict[Place, Observed]:
+    """Return the codes of the last runs with their severities, for every section that was probed, by
+    witness; all replicas together."""
+    seen: dict[Place, Observed] = {}
+    for outcome in outcomes:
+        if outcome.off is None and outcome.healths:
+            place = (outcome.key.section, outcome.key.witness)
+            seen[place] = seen.get(place, frozenset()) | {
+                (finding.code, finding.severity) for health in outcome.healths for finding in health.report.findings
+            }
+    return seen
 
 
 def write_codes(observed: Observed) -> str:
     """Write `EDB02 (warning)`, the worst first; a dash for none."""
     ordered = sorted(observed, key=_worst_first)
-    return ", ".join(f"{code} ({severity.label})" for code, severity in ordered) or "-"
+    return ", ".join(f"{_write_code(code)} ({severity.label})" for code, severity in ordered) or "-"
+
+
+def write_place(place: Place) -> str:
+    """Write `database`, or `database, in Coder's report`."""
+    section, witness = place
+    return str(section) if witness is Witness.PROBE else f"{section}, in Coder's report"
 
 
 def compare(seen: Foreseen, foreseen: Foreseen) -> Iterator[str]:
@@ -32,10 +40,15 @@ def compare(seen: Foreseen, foreseen: Foreseen) -> Iterator[str]:
         yield f"as foreseen: {worst(seen).label}"
         return
     yield f"not as foreseen: {worst(seen).label} instead of {worst(foreseen).label}"
-    for section in Section:
-        found, wanted = seen.get(section), foreseen.get(section)
+    # in the order of what is foreseen; what nobody has foreseen comes last
+    for place in dict.fromkeys((*foreseen, *seen)):
+        found, wanted = seen.get(place), foreseen.get(place)
         if found != wanted:
-            yield f"  {section}: {_write_section(found)} instead of {_write_section(wanted)}"
+            yield f"  {write_place(place)}: {_write_section(found)} instead of {_write_section(wanted)}"
+
+
+def _write_code(code: str) -> str:
+    return code if code != UNCODED else "no code"
 
 
 def _write_section(observed: Observed | None) -> str:

@@ -33,7 +33,7 @@ def test_a_scenario_may_have_a_start_and_a_length(text: str, expected: tuple[str
     [
         ("EDB99", "there is no scenario 'EDB99'; there are healthy, EACS01"),
         ("", "there is no scenario ''"),
-        ("EUNKNOWN", "there is no scenario 'EUNKNOWN'"),
+        ("XEXP01", "there is no scenario 'XEXP01'"),
         ("EDB02@soon", "its start 'soon' is not a duration; write NAME, NAME@30s"),
         ("EDB02@30", "its start '30' is not a duration"),
         ("EDB02@-5s", "its start '-5s' is not a duration"),

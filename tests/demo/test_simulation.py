@@ -17,6 +17,8 @@ from exporter.demo.relay import RelayFaults
 from exporter.demo.scenario import SCENARIOS
 from exporter.demo.simulation import Pace, Simulation
 from exporter.demo.stun import StunFaults
+from exporter.targets.model import SessionToken
+from exporter.targets.token_source import read_token
 from tests.support.postgres import INSTALLATIONS, need_installation
 
 
@@ -40,9 +42,10 @@ async def test_without_a_database_all_else_is_there(tmp_path: Path, http: aiohtt
     async with Simulation(directory=tmp_path, database=False) as simulation:
         assert {"primary": "ok", "eu": "ok", "us": "ok"} == await list_proxies(simulation, http)
         config = await asyncio.to_thread(load_config, await simulation.write_config(), {})
-    (deployment,) = config.deployments
+        (deployment,) = config.deployments
+        token = await read_token(SessionToken(token_file=deployment.session_token_file))
     assert ("demo", None) == (deployment.name, deployment.database)
-    assert deployment.session_token == simulation.coder.tokens[Role.OWNER]
+    assert token == simulation.coder.tokens[Role.OWNER]
 
 
 async def test_nothing_stays_behind(tmp_path: Path) -> None:
