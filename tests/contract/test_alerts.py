@@ -19,11 +19,12 @@ import aiohttp
 import pytest
 import yaml
 
-from exporter.config.model import DEFAULT_INTERVAL_SECONDS, SECTION_INTERVAL_SECONDS
-from exporter.health.codes import CODES, Code
-from exporter.health.model import Section, Severity
+from exporter.config.model import DEFAULT_INTERVAL_SECONDS, REPORT_RAISE_AFTER, SECTION_INTERVAL_SECONDS
+from exporter.health.codes import CODES, Code, section_codes
+from exporter.health.model import REPORT_SECTIONS, Section, Severity, Witness
+from exporter.health.report import DEFAULT_REFRESH_SECONDS
+from exporter.health.root_cause import Layer
 from exporter.health.settle import Policy
-from exporter.metrics.families import BY_NAME
 from tests.support import promql
 
 ROOT = Path(__file__).parents[2]
@@ -38,16 +39,31 @@ FIRST_BOARD = "coder-health/coder-health"
 NETWORKING_BOARD = "coder-health-networking/derp-and-networking"
 ALERT_NAME = re.compile(r"^([A-Z]+[a-z0-9]+)+$")
 ALERT_SEVERITIES = {"critical", "warning", "info"}
-# Source: contract, section 5, coder_health_root_cause.
-LAYERS = {"dns", "tcp", "tls", "http", "websocket", "relay", "database", "proxy"}
 MAINTENANCE = "unless on (deployment) coder_health_maintenance == 1"
 DISMISSED = "unless on (deployment, section) coder_health_section_dismissed == 1"
-ABOUT_THE_EXPORTER = {
+ROOT_CAUSE = "CoderFirstBrokenLayer"
+# What fails when a layer that others depend on is broken, and what an old report may go on to tell of it.
+BEHIND = set(REPORT_SECTIONS) - {Section.DATABASE}
+NO_OLD_REPORT = """unless on (deployment, witness) label_replace(
+    max_over_time(coder_health_root_cause{layer=~"dns|tcp|tls|http|websocket|database"}[30m]) == 1,
+    "witness", "report", "", ""
+  )"""
+WITHOUT_CODE = {
     "CoderExporterGone",
     "CoderDeploymentVanished",
     "CoderProberStalled",
     "CoderExporterConfigReloadFailed",
+    "CoderForeignCodeCritical",
+    "CoderForeignCodeWarning",
+    ROOT_CAUSE,
+    "CoderWitnessesDisagree",
+    "CoderMutedSectionFails",
+    "CoderSectionMutedLong",
 }
+# about this exporter and its host, and so about no deployment
+OF_NO_DEPLOYMENT = {"XEXP01", "XEXP02"}
+# of a Coder that is newer than these rules
+FOREIGN = {"section is never 'pubsub'", "code is never 'EPS01'", "code is never 'EPS02'"}
 
 Rule = dict[str, Any]
 
@@ -84,7 +100,8 @@ def settles_seconds(rule: Rule) -> float:
     interval = DEFAULT_INTERVAL_SECONDS
     if section in set(Section):
         interval = SECTION_INTERVAL_SECONDS.get(Section(section), DEFAULT_INTERVAL_SECONDS)
-    return Policy().raise_after * interval + seconds(rule["for"])
+    runs = REPORT_RAISE_AFTER if section == Section.REPORT else Policy().raise_after
+    return runs * interval + seconds(rule["for"])
 
 
 def template_queries(rule: Rule) -> Iterator[str]:
@@ -95,9 +112,9 @@ def template_queries(rule: Rule) -> Iterator[str]:
 
 
 def test_every_code_and_severity_has_one_rule_and_no_rule_has_no_code() -> None:
-    """Rules and codes are the same set, beside the rules about the exporter."""
+    """Rules and codes are the same set, beside the rules about the exporter and about both witnesses."""
     assert len(RULES) == len(BY_ALERT)
-    assert set(EXPECTED) | ABOUT_THE_EXPORTER == set(BY_ALERT)
+    assert set(EXPECTED) | WITHOUT_CODE == set(BY_ALERT)
     assert set(EXPECTED) == set(CODED)
 
 
@@ -118,24 +135,73 @@ def test_labels_and_annotations_are_those_of_the_code(alert: str, expected: tupl
 
 @one_code_each
 def test_a_rule_asks_for_the_settled_code(alert: str, expected: tuple[Code, Severity]) -> None:
-    """One severity: the code. Several: the targets that raise it with this one. Quiet as the contract says."""
+    """One severity: the code. Several: the targets that raise it with this one. Quiet as the contract says.
+
+    Whoever says so, and of however many replicas: it is one alert.
+    """
     code, severity = expected
     if len(code.severities) == 1:
-        first = f'coder_health_code_active{{code="{code.value}"}} == 1'
+        raised = f'coder_health_code_active{{code="{code.value}"}}'
+        if code.section in BEHIND and code.value in section_codes(code.section, Witness.REPORT):
+            raised = f"\n  {raised}\n  {NO_OLD_REPORT}\n"
+        first = f"max without (witness, coder_replica) ({raised}) == 1"
     else:
-        first = f'coder_health_code_target{{code="{code.value}",severity="{severity.label}"}} == 1'
-    dismissed = [] if severity is Severity.ERROR else [DISMISSED]
-    assert [first, MAINTENANCE, *dismissed] == BY_ALERT[alert]["expr"].splitlines()
+        raised = f'coder_health_code_target{{code="{code.value}",severity="{severity.label}"}}'
+        first = f"max without (witness, coder_replica, target) ({raised}) == 1"
+    maintenance = [] if code.value in OF_NO_DEPLOYMENT else [MAINTENANCE]
+    dismissed = [] if severity is Severity.ERROR or code.value in OF_NO_DEPLOYMENT else [DISMISSED]
+    assert "\n".join([first, *maintenance, *dismissed]) == BY_ALERT[alert]["expr"]
 
 
 @one_code_each
 def test_a_description_says_who_and_since_when(alert: str, expected: tuple[Code, Severity]) -> None:
-    """Deployment, witness, replica and the moment are in every description of a code."""
+    """Deployment, every witness and replica, and the moment are in every description of a code."""
     description = BY_ALERT[alert]["annotations"]["description"]
-    assert "{{ $labels.deployment }}" in description
-    assert "$labels.witness" in description
-    assert "$labels.coder_replica" in description
-    assert f'coder_health_code_since_timestamp_seconds{{code="{expected[0].value}"' in description
+    where = "instance" if expected[0].value in OF_NO_DEPLOYMENT else "deployment"
+    assert f"{{{{ $labels.{where} }}}}" in description
+    assert ".Labels.witness" in description
+    assert ".Labels.coder_replica" in description
+    assert f'range printf `coder_health_code_since_timestamp_seconds{{code="{expected[0].value}"' in description
+
+
+def test_no_description_asks_for_a_label_that_its_alert_has_not() -> None:
+    """Who says so and for which target is asked of Prometheus; the alert bears neither."""
+    for rule in CODED.values():
+        for label in ("witness", "coder_replica", "target"):
+            assert f"$labels.{label}" not in rule["annotations"]["description"], rule["alert"]
+
+
+@pytest.mark.parametrize(("alert", "severity"), [("Critical", Severity.ERROR), ("Warning", Severity.WARNING)])
+def test_codes_that_no_rule_knows_alert_by_their_severity(alert: str, severity: Severity) -> None:
+    """A newer Coder's codes are data of its report: all but those that have a rule."""
+    (selector,) = (
+        one
+        for one in promql.selectors(promql.parse(BY_ALERT[f"CoderForeignCode{alert}"]["expr"]))
+        if one.metric == "coder_health_code_target"
+    )
+    matchers = {label: value for label, _, value in selector.matchers}
+    assert {"witness": Witness.REPORT, "severity": severity.label, "code": matchers["code"]} == matchers
+    assert {code for section in CODES for code in section_codes(section, Witness.REPORT)} == set(
+        matchers["code"].split("|")
+    )
+
+
+def test_reports_of_an_outage_are_left_out_until_newer_ones_have_settled() -> None:
+    """What a report told is over after so many distinct ones that do not; each is made late and polled late."""
+    lag = Policy().clear_after * (DEFAULT_REFRESH_SECONDS + SECTION_INTERVAL_SECONDS[Section.REPORT])
+    (window,) = re.findall(r"\[(\w+)\]", NO_OLD_REPORT)
+    assert lag < seconds(window)
+
+
+def test_consequences_end_before_what_mutes_them() -> None:
+    """They settle after their cause, and are kept as well; muted no more, they would page when all is over."""
+    kept = seconds(BY_ALERT[ROOT_CAUSE]["keep_firing_for"])
+    consequences = [target for source, target in muting_pairs() if source["alert"] == ROOT_CAUSE]
+    assert consequences
+    for rule in consequences:
+        section = rule["labels"].get("section")
+        interval = SECTION_INTERVAL_SECONDS.get(section, DEFAULT_INTERVAL_SECONDS)
+        assert Policy().clear_after * interval + seconds(rule["keep_firing_for"]) < kept, rule["alert"]
 
 
 @one_rule_each
@@ -153,7 +219,7 @@ def test_names_and_annotations_are_as_mixins_have_them(rule: Rule) -> None:
 @one_rule_each
 def test_layers_are_those_of_the_root_cause(rule: Rule) -> None:
     """The label layer is one of the closed set, or absent where a rule has more than one layer or none."""
-    assert rule["labels"].get("layer", "dns") in LAYERS
+    assert rule["labels"].get("layer", "dns") in set(Layer)
 
 
 @one_rule_each
@@ -204,6 +270,7 @@ def test_a_page_about_relays_outlasts_the_least_that_a_code_is_active() -> None:
 def test_causes_come_before_their_consequences() -> None:
     """What the access URL's errors mute waits longer than they do, so that it is muted from the start."""
     causes = [seconds(rule["for"]) for rule in groups()["access_url"] if rule["labels"]["severity"] == "critical"]
+    causes.append(seconds(BY_ALERT[ROOT_CAUSE]["for"]))
     layers = ("websocket", "relay", "proxy")
     consequences = [seconds(rule["for"]) for rule in RULES if rule["labels"].get("layer") in layers]
     assert max(causes) < min(consequences)
@@ -211,7 +278,7 @@ def test_causes_come_before_their_consequences() -> None:
 
 def test_who_mutes_fires_no_later_than_who_is_muted() -> None:
     """A consequence that fires first would page before its cause is there to mute it."""
-    pairs = [(source, target) for source, target in muting_pairs() if "code" in source["labels"]]
+    pairs = [(source, target) for source, target in muting_pairs() if source["alert"] != "CoderExporterGone"]
     assert pairs
     for source, target in pairs:
         assert settles_seconds(source) <= settles_seconds(target), (source["alert"], target["alert"])
@@ -231,14 +298,9 @@ def test_what_still_works_is_no_page(code: str) -> None:
     assert "critical" != rule["labels"]["severity"]
 
 
-def test_families_of_a_later_version_are_still_missing() -> None:
-    """Once a family stands in the table it is no longer excused."""
-    assert [] == [name for name in promql.DECLARED_LATER if name in BY_NAME]
-
-
 def test_no_group_is_too_large() -> None:
     """At most 20 rules a group, named like its section. Source: mixtool."""
-    assert sorted([*CODES, "exporter"]) == sorted(groups())
+    assert sorted(CODES) == sorted(groups())
     assert max(len(rules) for rules in groups().values()) <= 20
 
 
@@ -278,7 +340,7 @@ def test_unit_tests_use_series_that_exist(path: Path) -> None:
     for test in yaml.safe_load(path.read_text())["tests"]:
         for series in test["input_series"]:
             if 'job="node"' not in series["series"]:
-                assert [] == promql.problems(series["series"]), series["series"]
+                assert set() == set(promql.problems(series["series"])) - FOREIGN, series["series"]
 
 
 # Alertmanager
@@ -313,35 +375,51 @@ def test_no_alert_is_cause_and_consequence_of_the_same_pair() -> None:
     """An alert that matched both sides of a rule would mute its own kind."""
     for number, inhibition in enumerate(yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]):
         for rule in RULES:
-            labels = {**SERIES, **rule["labels"], "alertname": rule["alert"]}
-            both = [_matches(inhibition[side], labels) for side in ("source_matchers", "target_matchers")]
-            assert not all(both), (number, rule["alert"])
+            for labels in alerts_of(rule):
+                both = [_matches(inhibition[side], labels) for side in ("source_matchers", "target_matchers")]
+                assert not all(both), (number, rule["alert"])
 
 
 def test_every_side_of_every_pair_is_an_alert_that_exists() -> None:
     """A pair whose cause or consequence was renamed would silently mute nobody."""
     for number, inhibition in enumerate(yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]):
         for side in ("source_matchers", "target_matchers"):
-            hits = [
-                rule["alert"]
-                for rule in RULES
-                if _matches(inhibition[side], {**SERIES, **rule["labels"], "alertname": rule["alert"]})
-            ]
+            hits = [labels for rule in RULES for labels in alerts_of(rule) if _matches(inhibition[side], labels)]
             assert hits, (number, side)
 
 
-SERIES = {"job": "coder-health", "instance": "exporter:26337", "deployment": "prod", "witness": "probe"}
+def test_what_one_replica_sees_mutes_nobody_elsewhere() -> None:
+    """Who keeps the label coder_replica in rules of his own has no cause of a single replica; of a deployment they are
+    matched within one, of an exporter within one scrape."""
+    for inhibition in yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]:
+        equal = inhibition["equal"]
+        if "deployment" in equal:
+            assert 'deployment!=""' in inhibition["source_matchers"]
+            assert 'coder_replica=""' in inhibition["source_matchers"] or "coder_replica" in equal
+        else:
+            assert ["job", "instance"] == equal
+            assert 'instance!=""' in inhibition["source_matchers"]
+
+
+SERIES = {"job": "coder-health", "instance": "exporter:26337", "deployment": "prod"}
+
+
+def alerts_of(rule: Rule) -> Iterator[dict[str, str]]:
+    """Labels of the alerts of a rule, one for each value of a label that comes from the series."""
+    labels = {**SERIES, **rule["labels"], "alertname": rule["alert"]}
+    if rule["alert"] == ROOT_CAUSE:
+        yield from ({**labels, "layer": layer} for layer in Layer)
+    elif "section" not in labels:
+        yield from ({**labels, "section": section} for section in Section)
+    else:
+        yield labels
 
 
 def muting_pairs() -> Iterator[tuple[Rule, Rule]]:
     """Every two rules of which the one mutes the other."""
     for inhibition in yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]:
         sources, targets = (
-            [
-                rule
-                for rule in RULES
-                if _matches(inhibition[side], {**SERIES, **rule["labels"], "alertname": rule["alert"]})
-            ]
+            [rule for rule in RULES if any(_matches(inhibition[side], labels) for labels in alerts_of(rule))]
             for side in ("source_matchers", "target_matchers")
         )
         for source in sources:
@@ -440,9 +518,11 @@ async def alertmanager(need_tool: Callable[[str], str], tmp_path: Path) -> Async
 
 
 async def test_access_url_down_mutes_its_consequences(alertmanager: Alertmanager) -> None:
-    """Websocket and proxies of the same deployment are silent; its database and other deployments are not."""
+    """Websocket, proxies and report of the same deployment are silent; its database and other deployments are not."""
     await alertmanager.post(
         {"alertname": "CoderEACS03AccessURLUnreachable"},
+        {"alertname": ROOT_CAUSE, "layer": "tcp"},
+        {"alertname": "CoderXRPT04ReportFails"},
         {"alertname": "CoderEWS01WebsocketDialFailed"},
         {"alertname": "CoderXWP02AllProxiesDown"},
         {"alertname": "CoderEDB01DatabasePingFailed"},
@@ -450,6 +530,8 @@ async def test_access_url_down_mutes_its_consequences(alertmanager: Alertmanager
     )
     assert {
         ("CoderEACS03AccessURLUnreachable", "prod"): False,
+        (ROOT_CAUSE, "prod"): False,
+        ("CoderXRPT04ReportFails", "prod"): True,
         ("CoderEWS01WebsocketDialFailed", "prod"): True,
         ("CoderXWP02AllProxiesDown", "prod"): True,
         ("CoderEDB01DatabasePingFailed", "prod"): False,
@@ -457,11 +539,12 @@ async def test_access_url_down_mutes_its_consequences(alertmanager: Alertmanager
     } == await alertmanager.muted()
 
 
-async def test_what_is_down_at_one_replica_mutes_nobody(alertmanager: Alertmanager) -> None:
-    """A cause with coder_replica is not the deployment's; a certificate about to expire breaks nothing yet."""
+async def test_what_only_a_replica_sees_mutes_nobody(alertmanager: Alertmanager) -> None:
+    """An access URL that is down from inside makes no first broken layer; a certificate about to expire breaks
+    nothing yet."""
     await alertmanager.post(
-        {"alertname": "CoderEACS03AccessURLUnreachable", "coder_replica": "coder-0"},
-        {"alertname": "CoderXACS03CertificateExpiresCritical", "target": "coder.example.com"},
+        {"alertname": "CoderEACS03AccessURLUnreachable"},
+        {"alertname": "CoderXACS03CertificateExpiresCritical"},
         {"alertname": "CoderEWS01WebsocketDialFailed"},
     )
     assert {
@@ -475,6 +558,7 @@ async def test_relays_are_silent_while_the_access_url_is_down(alertmanager: Aler
     """Map, embedded relay and its certificate are consequences; the exporter's own network is not."""
     await alertmanager.post(
         {"alertname": "CoderEACS03AccessURLUnreachable"},
+        {"alertname": ROOT_CAUSE, "layer": "tls"},
         {"alertname": "CoderXDERP01RegionDown"},
         {"alertname": "CoderXDERP03NoDERPMap"},
         {"alertname": "CoderXDERP05RelayCertificateWrong"},
@@ -484,6 +568,7 @@ async def test_relays_are_silent_while_the_access_url_is_down(alertmanager: Aler
     )
     assert {
         ("CoderEACS03AccessURLUnreachable", "prod"): False,
+        (ROOT_CAUSE, "prod"): False,
         ("CoderXDERP01RegionDown", "prod"): True,
         ("CoderXDERP03NoDERPMap", "prod"): True,
         ("CoderXDERP05RelayCertificateWrong", "prod"): True,
@@ -517,11 +602,13 @@ async def test_a_front_without_upgrades_is_one_page(alertmanager: Alertmanager) 
     """Without websockets there is no map and no relay behind that front."""
     await alertmanager.post(
         {"alertname": "CoderEWS01WebsocketDialFailed"},
+        {"alertname": ROOT_CAUSE, "layer": "websocket"},
         {"alertname": "CoderXDERP01RegionDown"},
         {"alertname": "CoderXDERP03NoDERPMap"},
     )
     assert {
         ("CoderEWS01WebsocketDialFailed", "prod"): False,
+        (ROOT_CAUSE, "prod"): False,
         ("CoderXDERP01RegionDown", "prod"): True,
         ("CoderXDERP03NoDERPMap", "prod"): True,
     } == await alertmanager.muted()
@@ -561,11 +648,69 @@ async def test_exporter_gone_mutes_what_it_said_last(alertmanager: Alertmanager)
     } == await alertmanager.muted()
 
 
-async def test_the_worse_severity_of_a_code_mutes_the_lesser(alertmanager: Alertmanager) -> None:
-    """For the same target only; another code's warning goes through."""
+async def test_a_database_that_is_gone_is_one_page(alertmanager: Alertmanager) -> None:
+    """Coder knows no token without it, so its report and its lists fail; its access URL is another matter."""
     await alertmanager.post(
-        {"alertname": "CoderXACS03CertificateExpiresCritical", "target": "coder.example.com"},
-        {"alertname": "CoderXACS03CertificateExpiresWarning", "target": "coder.example.com"},
+        {"alertname": "CoderEDB01DatabasePingFailed"},
+        {"alertname": ROOT_CAUSE, "layer": "database"},
+        {"alertname": "CoderEWP02ProxyListFailed"},
+        {"alertname": "CoderXPD01DaemonListFailed"},
+        {"alertname": "CoderXRPT01ReportRefused"},
+        {"alertname": "CoderXRPT04ReportFails"},
+        {"alertname": "CoderXACS06AccessURLFails"},
+        {"alertname": "CoderXRPT04ReportFails", "deployment": "test"},
+    )
+    assert {
+        ("CoderEDB01DatabasePingFailed", "prod"): False,
+        (ROOT_CAUSE, "prod"): False,
+        ("CoderEWP02ProxyListFailed", "prod"): True,
+        ("CoderXPD01DaemonListFailed", "prod"): True,
+        ("CoderXRPT01ReportRefused", "prod"): True,
+        ("CoderXRPT04ReportFails", "prod"): True,
+        ("CoderXACS06AccessURLFails", "prod"): False,
+        ("CoderXRPT04ReportFails", "test"): False,
+    } == await alertmanager.muted()
+
+
+async def test_witnesses_that_differ_about_the_front_do_so_once(alertmanager: Alertmanager) -> None:
+    """While the front is broken they differ about all behind it, too."""
+    await alertmanager.post(
+        {"alertname": ROOT_CAUSE, "layer": "http"},
+        {"alertname": "CoderWitnessesDisagree", "section": "access_url"},
+        {"alertname": "CoderWitnessesDisagree", "section": "websocket", "deployment": "other"},
+        {"alertname": ROOT_CAUSE, "layer": "http", "deployment": "other"},
+    )
+    assert {
+        (ROOT_CAUSE, "prod"): False,
+        (ROOT_CAUSE, "other"): False,
+        ("CoderWitnessesDisagree", "prod"): False,
+        ("CoderWitnessesDisagree", "other"): True,
+    } == await alertmanager.muted()
+
+
+async def test_a_host_that_is_cut_off_mutes_all_that_it_says(alertmanager: Alertmanager) -> None:
+    """Of every deployment and itself; another exporter, on another host, still tells."""
+    await alertmanager.post(
+        {"alertname": "CoderXEXP01ExporterCutOff", "deployment": ""},
+        {"alertname": "CoderXEXP02ProbingFallsBehind", "deployment": ""},
+        {"alertname": "CoderEACS03AccessURLUnreachable"},
+        {"alertname": "CoderEDB01DatabasePingFailed", "deployment": "test"},
+        {"alertname": "CoderEACS03AccessURLUnreachable", "deployment": "far", "instance": "second:26337"},
+    )
+    assert {
+        ("CoderXEXP01ExporterCutOff", ""): False,
+        ("CoderXEXP02ProbingFallsBehind", ""): True,
+        ("CoderEACS03AccessURLUnreachable", "prod"): True,
+        ("CoderEDB01DatabasePingFailed", "test"): True,
+        ("CoderEACS03AccessURLUnreachable", "far"): False,
+    } == await alertmanager.muted()
+
+
+async def test_the_worse_severity_of_a_code_mutes_the_lesser(alertmanager: Alertmanager) -> None:
+    """The same code only; another code's warning goes through."""
+    await alertmanager.post(
+        {"alertname": "CoderXACS03CertificateExpiresCritical"},
+        {"alertname": "CoderXACS03CertificateExpiresWarning"},
         {"alertname": "CoderXACS07AddressFamilyDown"},
     )
     assert {

@@ -21,6 +21,8 @@ LETTERS = {
     Section.WORKSPACE_PROXY: "WP",
     Section.PROVISIONER_DAEMONS: "PD",
     Section.DIRECT_CONNECTIONS: "(NET|IF)",
+    Section.REPORT: "RPT",
+    Section.EXPORTER: "EXP",
 }
 # Coder's page has no anchor for these. Source: coder-interfaces, section 1.
 WITHOUT_DOCS_ANCHOR = {"EIF01", "EWS03"}

@@ -247,7 +247,14 @@ def test_codes_link_their_runbook_and_coders_documentation(board: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "title", ["Overall state", "Settled severity of each section", "Observed severity of each section"]
+    "title",
+    [
+        "Overall state",
+        "Settled severity of each section",
+        "Observed severity of each section",
+        "Both witnesses, side by side",
+        "Worst section, by replica",
+    ],
 )
 def test_severities_have_their_words(title: str) -> None:
     """0, 1 and 2 are the ranks of the severities."""
@@ -282,9 +289,32 @@ def test_every_section_has_a_place_on_the_board() -> None:
         Section.WORKSPACE_PROXY: "Workspace proxies",
         Section.PROVISIONER_DAEMONS: "Provisioner daemons",
         Section.DIRECT_CONNECTIONS: "Direct connections",
+        Section.REPORT: "Coder's own report",
+        Section.EXPORTER: "The exporter itself",
     }
     rows = [panel["title"] for panel in BOARDS[FIRST]["panels"] if panel["type"] == "row"]
-    assert [*(titles[section] for section in Section), "The exporter itself"] == rows
+    assert ["Two witnesses", "Replicas", *(titles[section] for section in Section)] == rows
+
+
+def test_every_family_of_the_two_witnesses_is_on_the_first_board() -> None:
+    """Report, replicas, mutes, root cause, token and cut-off can be looked at."""
+    asked = {
+        selector.metric
+        for title, expression in expressions()
+        if title.startswith(f"{FIRST}: ")
+        for selector in promql.selectors(promql.parse(expression))
+    }
+    about = re.compile("coder_health_(report|witness|root|exporter_token|exporter_cut|section_dismissed)")
+    families = {family.name for family in FAMILIES if about.match(family.name)}
+    assert {"coder_health_section_dismissed", "coder_health_report_healthy", "coder_health_root_cause"} < families
+    assert set() == families - asked
+
+
+def test_both_witnesses_stand_side_by_side() -> None:
+    """Lines of one section follow one another: the label that is first by name begins with deployment and section."""
+    (target,) = named("Both witnesses, side by side")["targets"]
+    assert '"a", "/", "deployment", "section", "witness", "coder_replica")' in target["expr"]
+    assert "a" < min({label for family in FAMILIES for label in family.labels})
 
 
 def test_every_family_of_relays_and_networks_is_on_the_networking_board() -> None:

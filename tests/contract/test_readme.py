@@ -47,7 +47,7 @@ def test_the_tables_are_those_of_the_code(name: str) -> None:
 
 
 def test_the_reference_leaves_no_key_out() -> None:
-    """SECTION stands for a section's key only where all sections have it alike."""
+    """SECTION stands for a section's key only where all sections have it alike, save for rows of their own."""
     table = readme_tables.find_table(README, "configuration")
     for row in reference():
         wide = re.sub(rf"\.sections\.({'|'.join(Section)})\.", ".sections.SECTION.", row.key)

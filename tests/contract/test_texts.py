@@ -26,9 +26,9 @@ HEADING = re.compile(r'<a id="(?P<anchor>[^"]+)"></a>\n\n## (?P<key>\w+) - (?P<t
 FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
-def test_there_is_a_text_for_every_section_and_one_for_the_exporter() -> None:
+def test_there_is_a_text_for_every_section() -> None:
     """Files are named like sections."""
-    assert sorted([*CODES, "exporter"]) == [path.stem for path in FILES]
+    assert sorted(CODES) == [path.stem for path in FILES]
 
 
 def test_every_code_has_exactly_one_text() -> None:
