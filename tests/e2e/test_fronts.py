@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from exporter.clock import SystemClock
 from exporter.config.load import load_config
 from exporter.demo.coderd import Role, SimulatedCoder
 from exporter.health.model import Section
+from tests.support.ports import free_port
 
 NeedTool = Callable[[str], str]
 PATIENCE_SECONDS = 30.0
@@ -56,11 +56,6 @@ http://127.0.0.1:{port} {{
   {site}
 }}
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @asynccontextmanager

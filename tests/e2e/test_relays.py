@@ -29,6 +29,7 @@ from exporter.wire.url import Origin
 from tests.conftest import skip_or_fail
 from tests.support.certificates import Authority
 from tests.support.derper import Derper, run_derper
+from tests.support.ports import free_port
 from tests.support.relay_targets import mesh_target, name, relay_target, stun_target
 
 NeedTool = Callable[[str], str]
@@ -173,11 +174,6 @@ http://127.0.0.1:{port} {{
   reverse_proxy 127.0.0.1:{upstream}
 }}
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @asynccontextmanager

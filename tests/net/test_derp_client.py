@@ -1059,7 +1059,8 @@ async def test_the_real_relay_tells_who_is_gone(need_tool: NeedTool, tmp_path: P
         async with asyncio.timeout(10):
             while len(one.peers_gone) < 2:
                 await one.ping()
-        assert [PeerGone(PEER, GoneReason.NOT_HERE), PeerGone(other.own_key, GoneReason.DISCONNECTED)] == list(
+        # the relay has a queue for each kind of notice
+        assert {PeerGone(PEER, GoneReason.NOT_HERE), PeerGone(other.own_key, GoneReason.DISCONNECTED)} == set(
             one.peers_gone
         )
 
