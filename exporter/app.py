@@ -7,7 +7,6 @@ config -> targets -> ticker -> probe -> report -> snapshot -> metrics -> HTTP
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
@@ -17,21 +16,17 @@ from typing import Any
 
 from exporter import __version__
 from exporter.clock import Clock, SystemClock
+from exporter.comparing import Comparing
 from exporter.config.load import redacted
 from exporter.config.model import Config
 from exporter.cut_off import CutOff, Hold
 from exporter.errors import ExporterError
 from exporter.health import codes
-from exporter.health.access_url import AccessURLResult
 from exporter.health.exporter import ExporterResult
 from exporter.health.maintenance import Maintenance
 from exporter.health.model import REPORT_SECTIONS, Section, Witness
-from exporter.health.provisioner_daemons import ProvisionerDaemonsResult
-from exporter.health.replica import ReplicaResult
-from exporter.health.report import ReportResult, ReportsResult
-from exporter.health.root_cause import RootCause
+from exporter.health.report import ReportsResult
 from exporter.health.settle import Policy
-from exporter.health.workspace_proxy import ProxyResult
 from exporter.log import get_logger
 from exporter.maintenance import MaintenanceWatch
 from exporter.metrics.board import Board
@@ -40,6 +35,7 @@ from exporter.mutes import Mutes
 from exporter.probes import exporter as exporter_probe
 from exporter.relays import Relays
 from exporter.replicas import Replicas
+from exporter.rollouts import RolloutWatch
 from exporter.rooms import Rooms
 from exporter.runner import Round, Runner
 from exporter.snapshot import CodeChange, Commit, Snapshot
@@ -63,7 +59,6 @@ from exporter.web.pages import Landing
 from exporter.web.server import DEFAULT_TELEMETRY_PATH, Health, create_app
 from exporter.web.views import Background, Disagreement, survey_in_turn
 from exporter.wire.derp_map import DerpMap
-from exporter.witnesses import Comparison, compare, find_root_cause
 
 # `/-/ready` waits for the first run of every target that runs at least this often, and no longer
 # than so long. Source: contract, section 8.
@@ -72,10 +67,6 @@ READY_AFTER_SECONDS = 60.0
 # `/-/healthy` fails when a tick is so late, or a run so far beyond its limit.
 STALLED_AFTER_SECONDS = 30.0
 
-# A version that was not seen for so long is a new one when it comes.
-VERSION_MEMORY_SECONDS = 600.0
-# How many deployments are compared in one turn of the event loop: some ms at worst.
-MAX_COMPARED_AT_ONCE = 8
 # How many relays and STUN servers one `check` asks at a time.
 MAX_RELAYS_AT_ONCE = 20
 
@@ -116,13 +107,8 @@ class Application:
         self._declared: dict[SectionKey, set[str]] = {}
         self._cut_off = CutOff(clock=clock, on_verdict=self._thaw)
         self._skipped = self._behind_looks = 0
-        self._to_compare: dict[str, None] = {}
-        self._compare_wanted = asyncio.Event()
         self.mutes = Mutes()
-        self.root_causes: dict[str, RootCause | None] = {}
-        self.comparisons: dict[str, tuple[Comparison, ...]] = {}
-        # when each version was seen last: of a deployment's servers together, else of one target
-        self._versions: dict[TargetKey | str, dict[str, float]] = {}
+        self._rollouts = RolloutWatch(clock)
         self._waiting: set[str] = {
             target.schedule_name for target in self.plan.targets if target.interval_seconds <= READY_INTERVAL_SECONDS
         }
@@ -148,8 +134,13 @@ class Application:
         for key, policy in self.plan.policies.items():
             self.snapshot.declare(key, codes.section_codes(key.section, key.witness), policy)
             self.board.declare(key, self.plan.off.get(key))
+        self.comparing = Comparing(
+            [deployment.name for deployment in config.deployments],
+            snapshot=self.snapshot,
+            board=self.board,
+            clock=clock,
+        )
         for name in [deployment.name for deployment in config.deployments]:
-            self.board.show_root_cause(name, None)
             if name in self.plan.replica_sources:
                 self._replicas[name] = self._make_replicas(name)
         self._maintenance = MaintenanceWatch(
@@ -192,7 +183,7 @@ class Application:
                 group.create_task(self.ticker.serve(self.plan.targets))
                 group.create_task(self.own.watch_event_loop(self.clock))
                 group.create_task(self._maintenance.serve())
-                group.create_task(self._compare_rest())
+                group.create_task(self.comparing.serve())
                 group.create_task(self._cut_off.serve(lambda: self.ticker.force(EXPORTER_SCHEDULE_NAME)))
                 for relays in self._relays.values():
                     group.create_task(relays.serve())
@@ -279,7 +270,8 @@ class Application:
 
     def _background(self, only: str | None = None) -> Background:
         disagreements: dict[str, dict[str, tuple[Disagreement, ...]]] = {}
-        wanted = self.comparisons if only is None else {only: self.comparisons.get(only, ())}
+        comparisons = self.comparing.comparisons
+        wanted = comparisons if only is None else {only: comparisons.get(only, ())}
         for deployment, compared in wanted.items():
             for one in compared:
                 if one.differs:
@@ -289,7 +281,7 @@ class Application:
         return Background(
             off=self.board.off,
             maintenance=self.maintenance,
-            root_causes=self.root_causes,
+            root_causes=self.comparing.root_causes,
             dismissed=self.mutes.since_timestamp_seconds,
             disagreements=disagreements,
         )
@@ -320,7 +312,8 @@ class Application:
     def run_finished(self, target: Target, outcome: Round) -> None:
         """Take a finished round into the snapshot, the metrics and the log."""
         self._waiting.discard(target.schedule_name)
-        self._note_versions(target, outcome)
+        if self._rollouts.see(target.deployment, outcome.healths):
+            self.snapshot.version_changed(target.deployment, elapsed_seconds=self.clock.monotonic() - self._started)
         for health in outcome.healths:
             if health.key.section_key not in self.snapshot.sections:
                 # a section of Coder's report that we do not know
@@ -367,65 +360,11 @@ class Application:
                         self.board.set_threshold(target.deployment, self._rooms.latency_threshold_seconds(database))
 
     def _compare(self, target: Target, commit: Commit) -> None:
-        """Find anew what is broken first, and where the witnesses differ: of the deployment that
-        something has changed about, and of all whenever this host is looked at, since time passes."""
+        """Look at the deployment that something has changed about; at all whenever this host is looked at."""
         if isinstance(target, ExporterTarget):
-            self._to_compare |= dict.fromkeys(deployment.name for deployment in self.config.deployments)
-            self._compare_some()
+            self.comparing.look_at_all()
         elif (commit.changes or target.section is Section.REPORT) and target.deployment:
-            self._compare_one(target.deployment)
-
-    def _compare_some(self) -> None:
-        """Take the next few deployments of those that wait; with many of them all at once would hold up
-        every run."""
-        for deployment in list(itertools.islice(self._to_compare, MAX_COMPARED_AT_ONCE)):
-            self._compare_one(deployment)
-        if self._to_compare:
-            self._compare_wanted.set()
-        else:
-            self._compare_wanted.clear()
-
-    async def _compare_rest(self) -> None:
-        """Take those that wait, a few each turn of the event loop, until cancelled."""
-        while True:
-            await self._compare_wanted.wait()
-            await asyncio.sleep(0)
-            self._compare_some()
-
-    def _compare_one(self, deployment: str) -> None:
-        self._to_compare.pop(deployment, None)
-        cause = find_root_cause(self.snapshot, deployment)
-        before = self.root_causes.get(deployment)
-        self.root_causes[deployment] = cause
-        if (cause and cause.layer) is not (before and before.layer):
-            self.board.show_root_cause(deployment, cause.layer if cause is not None else None)
-            self._log_root_cause(deployment, cause)
-        comparisons = compare(self.snapshot, deployment, self.clock.now())
-        if comparisons != self.comparisons.get(deployment, ()):
-            self.comparisons[deployment] = comparisons
-            self.board.show_disagreements(
-                deployment, [(one.section, one.coder_replica, one.differs) for one in comparisons]
-            )
-
-    def _log_root_cause(self, deployment: str, cause: RootCause | None) -> None:
-        if cause is None:
-            _log.info("root_cause.cleared", deployment=deployment)
-        else:
-            _log.warning("root_cause.found", deployment=deployment, layer=cause.layer.value, detail=cause.sentence)
-
-    def compare(self, *, settled: bool) -> Mapping[str, tuple[Comparison, ...]]:
-        """Return where both witnesses can be compared, by deployment.
-
-        Args:
-            settled: Only what has settled; else by the last runs, for a single round.
-        """
-        if settled:
-            return self.comparisons
-        now = self.clock.now()
-        return {
-            deployment.name: compare(self.snapshot, deployment.name, now, settled=False)
-            for deployment in self.config.deployments
-        }
+            self.comparing.look_at(target.deployment)
 
     async def _look_at_host(self, target: ExporterTarget) -> ExporterResult:
         check = await exporter_probe.probe(
@@ -452,9 +391,8 @@ class Application:
 
     def _show(self, commit: Commit) -> None:
         """Take what a commit changed into the metrics and the log."""
-        for key in commit.removed:
-            self._versions.pop(key, None)
         if commit.removed:
+            self._rollouts.forget(commit.removed)
             self._cut_off.forget(commit.removed)
         before = {key: self.board.off.get(key) for key in commit.sections}
         for clash in self.board.show(commit):
@@ -579,54 +517,6 @@ class Application:
         counts = Counter(target.section for target in self.targets)
         for section in Section:
             self.own.set_targets(section, counts[section])
-
-    def _note_versions(self, target: Target, outcome: Round) -> None:
-        """A server, proxy or provisioner daemon that shows a version which was not seen lately is rolling out.
-
-        All replicas of a server are one, however they were asked: the first new one of a roll-out is another
-        target, too. Each shows its version in turn: that is one roll-out, not a new one each time, else skew
-        that lasts would wait for ever.
-        """
-        now = self.clock.monotonic()
-        for health in outcome.healths:
-            versions = _shown_versions(health.result)
-            if not versions:
-                continue
-            key = target.deployment if _is_of_server(health.result) else health.key
-            seen = self._versions.setdefault(key, {})
-            if seen.keys() == versions:
-                seen |= dict.fromkeys(versions, now)
-                continue
-            # the latest ones stay known, however long ago: an interval or an outage is no roll-out
-            latest = max(seen.values(), default=now)
-            lately = {
-                name: when for name, when in seen.items() if when == latest or now - when <= VERSION_MEMORY_SECONDS
-            }
-            for version in sorted(versions - lately.keys()) if seen else ():
-                _log.info("version.changed", deployment=target.deployment, target=health.key.name, version=version)
-                self.snapshot.version_changed(target.deployment, elapsed_seconds=now - self._started)
-            self._versions[key] = lately | dict.fromkeys(versions, now)
-
-
-def _is_of_server(result: object) -> bool:
-    """Whether the version that a result shows is that of coderd; else that of a proxy or of daemons."""
-    return isinstance(result, AccessURLResult | ReplicaResult | ReportResult)
-
-
-def _shown_versions(result: object) -> set[str]:
-    """Return the versions that a result shows of what it measured; none when it shows none."""
-    match result:
-        case AccessURLResult(best=best) if best is not None and best.coder_version:
-            return {best.coder_version}
-        case ProxyResult(answered_version=version) if version:
-            return {version}
-        case ReplicaResult(coder_version=version) if version:
-            return {version}
-        case ReportResult(report=report) if report is not None and report.version:
-            return {report.version}
-        case ProvisionerDaemonsResult():
-            return {daemon.version for daemon in result.recent}
-    return set()
 
 
 def _tell_sections(target: Target) -> Iterator[SectionKey]:

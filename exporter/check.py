@@ -62,7 +62,7 @@ def collect(application: Application) -> tuple[SectionOutcome, ...]:
         SectionKey(
             deployment=deployment, section=one.section, witness=Witness.REPORT, coder_replica=one.coder_replica
         ): one.sentence
-        for deployment, compared in application.compare(settled=False).items()
+        for deployment, compared in application.comparing.compare_single_round().items()
         for one in compared
         if one.differs
     }

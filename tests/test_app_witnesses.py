@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from exporter import check
-from exporter.app import MAX_COMPARED_AT_ONCE, Application
+from exporter.app import Application
+from exporter.comparing import MAX_AT_ONCE
 from exporter.demo import answers, faults
 from exporter.demo.state import CoderState, Role
 from exporter.health.codes import section_codes
@@ -350,17 +351,17 @@ async def test_a_report_raises_again_what_a_lost_right_cleared(
 
 async def test_many_deployments_are_compared_in_turn(tmp_path: Path, clock: ShiftedClock, coder: ScriptedCoder) -> None:
     """A look at the host compares a few deployments at once, and the others in the turns after it."""
-    names = [f"d{number}" for number in range(MAX_COMPARED_AT_ONCE + 2)]
+    names = [f"d{number}" for number in range(MAX_AT_ONCE + 2)]
     application = await configure(tmp_path, clock, *(describe(coder, name) for name in names))
     await application.check([Section.EXPORTER])
-    assert names[:MAX_COMPARED_AT_ONCE] == list(application.root_causes)
+    assert names[:MAX_AT_ONCE] == list(application.comparing.root_causes)
     async with asyncio.TaskGroup() as group:
-        rest = group.create_task(application._compare_rest())
+        rest = group.create_task(application.comparing.serve())
         for _ in range(10):
             await asyncio.sleep(0)
         rest.cancel()
-    assert names == list(application.root_causes)
-    assert not application._compare_wanted.is_set()
+    assert names == list(application.comparing.root_causes)
+    assert application.comparing.idle
 
 
 async def test_a_new_replica_of_another_version_is_a_roll_out(
