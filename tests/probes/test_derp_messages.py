@@ -66,7 +66,8 @@ async def test_a_late_message_has_its_own_round_trip(server: RelayServer, pair: 
     """A message that arrives after its repeat was sent is timed from its own send, not the last one."""
     server.relay.faults.delay_seconds = 1.2
     messenger = Messenger(*pair, clock=CLOCK)
-    assert 1.2 <= await messenger.pass_one(soon())
+    # the loop's timers are as coarse as a millisecond
+    assert 1.19 <= await messenger.pass_one(soon())
     assert 2 == messenger.sent
 
 
