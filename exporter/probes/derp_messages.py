@@ -73,6 +73,10 @@ class Messenger:
             try:
                 packet = await self._receiver.receive_packet(deadline_seconds=deadline_seconds)
             except DeadlineError:
+                # timers of an event loop are as coarse as a millisecond: one that comes early is not yet
+                # the deadline, and who took it for that would send once more
+                if self._clock.monotonic() < deadline_seconds:
+                    continue
                 return None
             seconds = self.take(packet)
             if seconds is not None:

@@ -333,8 +333,8 @@ async def test_an_accepted_websocket_that_leads_nowhere(frames: tuple[bytes, ...
         ({"huge_frame": True}, Reason.PROTOCOL, "not DERP"),
         ({"corrupt_login": True}, Reason.PROTOCOL, "box"),
         ({"refuse_clients": True}, Reason.PROTOCOL, "refuses this client"),
-        ({"drop_first": None}, Reason.TIMEOUT, "both clients are logged in, but"),
-        ({"foreign_source": True}, Reason.TIMEOUT, "both clients are logged in, but"),
+        ({"drop_first": None}, Reason.TIMEOUT, "did not arrive"),
+        ({"foreign_source": True}, Reason.TIMEOUT, "did not arrive"),
         ({"cut_within_frame": True}, Reason.PROTOCOL, "closed the connection"),
     ],
 )
@@ -348,7 +348,7 @@ async def test_a_relay_with_a_fault(server: RelayServer, faults: dict[str, Any],
         assert words in seen.failure.message
         assert (None, None) == (seen.status, seen.ping_round_trip_seconds)
         assert Phase.TRANSFER not in seen.phase_seconds
-        assert seconds * 5 > seen.duration_seconds
+        assert SHORT_SECONDS * 5 > seen.duration_seconds
 
 
 async def test_a_lost_message_is_sent_again(server: RelayServer) -> None:

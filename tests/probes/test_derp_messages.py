@@ -64,20 +64,16 @@ async def test_a_message_passes(pair: Pair) -> None:
 
 async def test_a_late_message_has_its_own_round_trip(server: RelayServer, pair: Pair) -> None:
     """A message that arrives after its repeat was sent is timed from its own send, not the last one."""
-    server.relay.faults.delay_seconds = 1.2
+    server.relay.faults.delay_seconds = 1.21  # the relay's own timer may be early by some of a millisecond
     messenger = Messenger(*pair, clock=CLOCK)
-    # the loop's timers are as coarse as a millisecond
-    assert 1.19 <= await messenger.pass_one(soon())
+    assert 1.2 <= await messenger.pass_one(soon())
     assert 2 == messenger.sent
 
 
 async def test_nothing_arrives(server: RelayServer, pair: Pair) -> None:
     """At its deadline it gives up, and says how many messages were lost on which way."""
     server.relay.faults.drop_first = None
-    for seconds, words in (
-        (0.2, "(the message|none of [0-9]+ messages) through"),  # a loop that was held sends again at once
-        (1.2, "none of [0-9]+ messages through"),
-    ):
+    for seconds, words in ((0.2, "the message through"), (1.2, "none of 2 messages through")):
         began = CLOCK.monotonic()
         with pytest.raises(DeadlineError, match=words) as raised:
             await Messenger(*pair, clock=CLOCK).pass_one(soon(seconds))
