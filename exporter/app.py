@@ -7,11 +7,9 @@ config -> targets -> ticker -> probe -> report -> snapshot -> metrics -> HTTP
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 from exporter import __version__
@@ -19,38 +17,30 @@ from exporter.clock import Clock, SystemClock
 from exporter.comparing import Comparing
 from exporter.config.load import redacted
 from exporter.config.model import Config
-from exporter.cut_off import CutOff, Hold
+from exporter.cut_off import CutOff
+from exporter.declared import Declared
 from exporter.errors import ExporterError
-from exporter.health import codes
 from exporter.health.exporter import ExporterResult
 from exporter.health.maintenance import Maintenance
-from exporter.health.model import REPORT_SECTIONS, Section, Witness
+from exporter.health.model import Section
 from exporter.health.report import ReportsResult
-from exporter.health.settle import Policy
-from exporter.log import get_logger
 from exporter.maintenance import MaintenanceWatch
 from exporter.metrics.board import Board
 from exporter.metrics.own import OwnMetrics
 from exporter.mutes import Mutes
 from exporter.probes import exporter as exporter_probe
+from exporter.recorder import OnChange, Recorder
 from exporter.relays import Relays
 from exporter.replicas import Replicas
-from exporter.rollouts import RolloutWatch
-from exporter.rooms import Rooms
+from exporter.rooms.table import Rooms
 from exporter.runner import Round, Runner
-from exporter.snapshot import CodeChange, Commit, Snapshot
+from exporter.single_round import SingleRound
+from exporter.snapshot import Commit, Snapshot
 from exporter.targets.model import (
     AccessURLTarget,
     DatabaseTarget,
-    DerpTarget,
-    DirectConnectionsTarget,
     ExporterTarget,
-    ReplicaTarget,
-    ReportsTarget,
-    ReportTarget,
-    SectionKey,
     Target,
-    TargetKey,
     WorkspaceProxiesTarget,
 )
 from exporter.targets.static import EXPORTER_SCHEDULE_NAME, plan
@@ -67,13 +57,6 @@ READY_AFTER_SECONDS = 60.0
 # `/-/healthy` fails when a tick is so late, or a run so far beyond its limit.
 STALLED_AFTER_SECONDS = 30.0
 
-# How many relays and STUN servers one `check` asks at a time.
-MAX_RELAYS_AT_ONCE = 20
-
-_log = get_logger(__name__)
-
-OnChange = Callable[[CodeChange], None]
-
 
 class Application:
     """The exporter without its HTTP server: schedule, probes, snapshot and metrics.
@@ -85,11 +68,6 @@ class Application:
         self.config = config
         self.plan = plan(config)
         self.clock = clock
-        self._on_change = on_change
-        # asked once: most exporters do not log their runs, and each run would pay for the question
-        self._logs_runs: bool = _log.is_enabled_for(logging.DEBUG)
-        self._started_timestamp = clock.now()
-        self._started = clock.monotonic()
         listing = {target.deployment for target in self.plan.targets if isinstance(target, WorkspaceProxiesTarget)}
         self._relays = {
             source.deployment: Relays(
@@ -104,11 +82,9 @@ class Application:
             for source in self.plan.map_sources.values()
         }
         self._scheduled: dict[str, Target] = {}
-        self._declared: dict[SectionKey, set[str]] = {}
-        self._cut_off = CutOff(clock=clock, on_verdict=self._thaw)
+        self._cut_off = CutOff(clock=clock, on_verdict=lambda settles: self._recorder.thaw(settles))
         self._skipped = self._behind_looks = 0
         self.mutes = Mutes()
-        self._rollouts = RolloutWatch(clock)
         self._waiting: set[str] = {
             target.schedule_name for target in self.plan.targets if target.interval_seconds <= READY_INTERVAL_SECONDS
         }
@@ -121,7 +97,7 @@ class Application:
             snapshot=self.snapshot,
             clock=clock,
         )
-        self.own = OwnMetrics(version=__version__, config_timestamp_seconds=self._started_timestamp)
+        self.own = OwnMetrics(version=__version__, config_timestamp_seconds=clock.now())
         self.board = Board(
             snapshot=self.snapshot,
             own=self.own,
@@ -131,9 +107,21 @@ class Application:
                 if isinstance(target, DatabaseTarget)
             },
         )
-        for key, policy in self.plan.policies.items():
-            self.snapshot.declare(key, codes.section_codes(key.section, key.witness), policy)
-            self.board.declare(key, self.plan.off.get(key))
+        self._declared = Declared(
+            self.plan.policies,
+            off=self.plan.off,
+            report_policies=self.plan.report_policies,
+            snapshot=self.snapshot,
+            board=self.board,
+        )
+        self._recorder = Recorder(
+            snapshot=self.snapshot,
+            board=self.board,
+            cut_off=self._cut_off,
+            declared=self._declared,
+            clock=clock,
+            on_change=on_change,
+        )
         self.comparing = Comparing(
             [deployment.name for deployment in config.deployments],
             snapshot=self.snapshot,
@@ -193,55 +181,17 @@ class Application:
             await self.close()
 
     async def check(self, sections: Collection[Section] = ()) -> None:
-        """Run each target of these sections (all by default) once and now. Those that judge what
-        others found come after them; the rest runs side by side."""
-        chosen = sections or tuple(Section)
-        wanted = [target for target in self.plan.targets if target.section in chosen]
-        last = [target for target in wanted if isinstance(target, ReportsTarget | ExporterTarget)]
-        wanted = [target for target in wanted if target not in last]
-        judging = [target for target in wanted if isinstance(target, DerpTarget)]
-        mapped = {target.deployment for target in wanted if isinstance(target, DerpTarget | DirectConnectionsTarget)}
-        lists = [
-            target
-            for target in self.plan.targets
-            if isinstance(target, WorkspaceProxiesTarget) and target.deployment in mapped
-        ]
-        relays = [self._relays[deployment] for deployment in sorted(mapped)]
-        replicas = [
-            one
-            for deployment, one in self._replicas.items()
-            if Section.REPORT in chosen or Section.ACCESS_URL in chosen
-        ]
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._check_replicas(replicas, chosen))
-            for target in wanted:
-                if not isinstance(target, DerpTarget | DirectConnectionsTarget | WorkspaceProxiesTarget):
-                    group.create_task(self._check(target))
-            # the relays of workspace proxies are known by the list of those
-            await _together(
-                *(one.watch.refresh() for one in relays),
-                *(self._check(target) for target in wanted if isinstance(target, WorkspaceProxiesTarget)),
-                *(self._list_proxies(target) for target in lists if target not in wanted),
-            )
-            await _together(*(one.replan() for one in relays))
-            # relays in turn: what all do at once is slower for each, and would be measured
-            slots = asyncio.Semaphore(MAX_RELAYS_AT_ONCE)
-            await _together(
-                *(self._check_in(slots, target) for one in relays for target in one.targets if judging),
-                *(self._check(target) for target in wanted if isinstance(target, DirectConnectionsTarget)),
-            )
-            await _together(*(self._check(target) for one in relays for target in one.overlooked(self.snapshot)))
-            await _together(*(self._check(target) for target in judging))
-        again = [target for one in replicas for target in one.overlooked(self.snapshot) if target.section in chosen]
-        await _together(*(self._check(target) for target in again))
-        # they tell what all the others found
-        await _together(*(self._check(target) for target in last))
-
-    async def _check_replicas(self, replicas: Collection[Replicas], sections: Collection[Section]) -> None:
-        await _together(*(one.refresh() for one in replicas))
-        self._reschedule()
-        targets = [target for one in replicas for target in one.targets if target.section in sections]
-        await _together(*(self._check(target) for target in targets))
+        """Run each target of these sections (all by default) once and now."""
+        once = SingleRound(
+            targets=self.plan.targets,
+            relays=self._relays,
+            replicas=self._replicas,
+            snapshot=self.snapshot,
+            run=self._run,
+            list_proxies=self._list_proxies,
+            reschedule=self._reschedule,
+        )
+        await once.run_sections(sections or tuple(Section))
 
     async def close(self) -> None:
         """Give back what runs kept open."""
@@ -295,7 +245,7 @@ class Application:
 
     def ready(self) -> str | None:
         """Return what the first round still waits for; None when it is over."""
-        if not self._waiting or self.clock.monotonic() - self._started >= READY_AFTER_SECONDS:
+        if not self._waiting or self._recorder.elapsed_seconds >= READY_AFTER_SECONDS:
             return None
         return "waiting for the first run of " + ", ".join(sorted(self._waiting)[:10])
 
@@ -310,38 +260,13 @@ class Application:
             self._skipped += count
 
     def run_finished(self, target: Target, outcome: Round) -> None:
-        """Take a finished round into the snapshot, the metrics and the log."""
+        """Take in a finished round, and tell those who go by it."""
         self._waiting.discard(target.schedule_name)
-        if self._rollouts.see(target.deployment, outcome.healths):
-            self.snapshot.version_changed(target.deployment, elapsed_seconds=self.clock.monotonic() - self._started)
-        for health in outcome.healths:
-            if health.key.section_key not in self.snapshot.sections:
-                # a section of Coder's report that we do not know
-                self._declare(health.key.section_key, target.schedule_name)
-        hold = self._cut_off.note(outcome.healths)
-        commit = self.snapshot.commit(
-            target.schedule_name,
-            outcome.healths,
-            now=self.clock.now(),
-            elapsed_seconds=self.clock.monotonic() - self._started,
-            complete=outcome.complete,
-            frozen=hold is Hold.FROZEN,
-            deferred=hold is Hold.DEFERRED,
-        )
-        self._show(commit)
+        commit = self._recorder.take(target, outcome)
         if isinstance(target, WorkspaceProxiesTarget):
             self._tell_relays(target)
         self._take_reports(target, outcome)
         self._compare(target, commit)
-        for health in outcome.healths if self._logs_runs else ():
-            _log.debug(
-                "run.finished",
-                **_name(health.key),
-                severity=health.report.severity.label,
-                codes=[finding.code for finding in health.report.findings],
-                duration_seconds=round(health.duration_seconds, 6),
-                address=getattr(health.result, "address", None),
-            )
 
     def _take_reports(self, target: Target, outcome: Round) -> None:
         """Learn what Coder says beside its reports: mutes, and its configuration."""
@@ -385,68 +310,11 @@ class Application:
             overdue_seconds=behind_seconds if behind else 0.0,
         )
 
-    def _thaw(self, settles: bool) -> None:
-        """Take what waited while this host was suspected: it settles now, or never."""
-        self._show(self.snapshot.thaw(settles=settles, now=self.clock.now()))
-
-    def _show(self, commit: Commit) -> None:
-        """Take what a commit changed into the metrics and the log."""
-        if commit.removed:
-            self._rollouts.forget(commit.removed)
-            self._cut_off.forget(commit.removed)
-        before = {key: self.board.off.get(key) for key in commit.sections}
-        for clash in self.board.show(commit):
-            _log.error(
-                "series.clashed",
-                label=clash.label,
-                value=clash.value,
-                **{
-                    f"{role}_{name}": value
-                    for role, key in (("shown", clash.shown), ("hidden", clash.hidden))
-                    for name, value in (("deployment", key.section_key.deployment), ("target", key.name))
-                },
-            )
-        for section_key, reason in before.items():
-            now_off = self.board.off.get(section_key)
-            if now_off is not reason:
-                # nobody is paged for a missing right, so it must at least stand in the log
-                log = _log.info if now_off is None else _log.warning
-                log(
-                    "section.enabled" if now_off is None else "section.disabled",
-                    deployment=section_key.deployment,
-                    section=str(section_key.section),
-                    reason=str(now_off or ""),
-                )
-        for change in commit.changes:
-            log = _log.warning if change.active and change.severity > 0 else _log.info
-            log(
-                "code.activated" if change.active else "code.cleared",
-                **_name(change.key),
-                code=change.code,
-                severity=change.severity.label,
-                reason=change.message,
-            )
-            if self._on_change is not None:
-                self._on_change(change)
-        for section_key in commit.sections:
-            # of sections that we do not know, only those of the report in hand are there
-            if not isinstance(section_key.section, Section) and not self.snapshot.sections[section_key].entry_count:
-                self._declared.pop(section_key, None)
-                self._forget_section(section_key)
-
-    def _forget_section(self, key: SectionKey) -> None:
-        self.board.forget_section(key)
-        self.snapshot.forget_section(key)
-
     def _show_maintenance(self, deployment: str, maintenance: Maintenance) -> None:
         self.board.show_maintenance(deployment, is_open=maintenance.open)
 
-    async def _check(self, target: Target) -> None:
+    async def _run(self, target: Target) -> None:
         self.run_finished(target, await self.runner.run(target))
-
-    async def _check_in(self, slots: asyncio.Semaphore, target: Target) -> None:
-        async with slots:
-            await self._check(target)
 
     async def _list_proxies(self, target: WorkspaceProxiesTarget) -> None:
         """Read only the list, where the proxies themselves are not asked for."""
@@ -462,39 +330,15 @@ class Application:
     def _reschedule(self) -> None:
         """Take up the targets that are there now; those that left take their series along."""
         found = {target.schedule_name: target for target in self._found_targets}
-        for name, target in found.items():
-            for key in _tell_sections(target):
-                self._declare(key, name)
+        for target in found.values():
+            self._declared.add_target(target)
         for name in self._scheduled.keys() - found.keys():
-            self._show(self.snapshot.retire(name))
-            self._undeclare(name)
+            self._recorder.retire(name)
             self._rooms.forget(name)
         self._scheduled = found
         if self.ticker.serving.is_set():
             self.ticker.set_targets(self.targets)
             self._count_targets()
-
-    def _declare(self, key: SectionKey, schedule_name: str) -> None:
-        """Make known a section that a target found later tells of."""
-        if key in self.plan.policies:
-            return
-        if key not in self._declared:
-            self.snapshot.declare(key, codes.section_codes(key.section, key.witness), self._policy(key))
-            self.board.declare(key)
-        self._declared.setdefault(key, set()).add(schedule_name)
-
-    def _undeclare(self, schedule_name: str) -> None:
-        """Forget sections of which nobody tells any more: of a replica that is gone, say."""
-        for key, names in list(self._declared.items()):
-            names.discard(schedule_name)
-            if not names:
-                del self._declared[key]
-                self._forget_section(key)
-
-    def _policy(self, key: SectionKey) -> Policy:
-        if key.witness is Witness.REPORT or key.section == Section.REPORT:
-            return self.plan.report_policies[key.deployment]
-        return self.plan.policies[replace(key, coder_replica="")]
 
     def _make_replicas(self, deployment: str) -> Replicas:
         access = next(
@@ -517,37 +361,6 @@ class Application:
         counts = Counter(target.section for target in self.targets)
         for section in Section:
             self.own.set_targets(section, counts[section])
-
-
-def _tell_sections(target: Target) -> Iterator[SectionKey]:
-    """Return the sections that a target tells of, beside that of its deployment as a whole."""
-    if isinstance(target, ReportTarget):
-        for section in REPORT_SECTIONS:
-            yield SectionKey(
-                deployment=target.deployment,
-                section=section,
-                witness=Witness.REPORT,
-                coder_replica=target.coder_replica,
-            )
-    if isinstance(target, ReportTarget | ReplicaTarget):
-        yield target.section_key
-
-
-def _name(key: TargetKey) -> dict[str, str]:
-    """Return what a line of the log says of a target: its witness and replica only where there are some."""
-    section_key = key.section_key
-    named = {"deployment": section_key.deployment, "section": str(section_key.section), "target": key.name}
-    if section_key.witness is Witness.REPORT:
-        named["witness"] = section_key.witness.value
-    if section_key.coder_replica:
-        named["coder_replica"] = section_key.coder_replica
-    return named
-
-
-async def _together(*work: Coroutine[object, object, None]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for one in work:
-            group.create_task(one)
 
 
 @asynccontextmanager

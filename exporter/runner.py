@@ -45,7 +45,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """How a section is probed and judged; bound once, in app.py.
+    """How a section is probed and judged; bound once, in rooms/table.py.
 
     `name` gives the label `target` when a run could not tell it. `is_complete` says of a result
     whether what it does not tell of is gone, and not only untold this time. `is_long` says of a result

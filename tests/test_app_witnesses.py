@@ -144,7 +144,7 @@ async def test_a_replica_that_vanishes_takes_every_series_along(
         assert [1.0] == find(application, ENABLED, section="database", witness="report")
         assert not any(key.coder_replica == "coder-b" for key in application.snapshot.sections)
         # pods come and go: neither does what its polls kept stay
-        assert ["prod/report/poll/coder-a"] == list(application._rooms._polls)
+        assert ["prod/report/poll/coder-a"] == list(application._rooms.reports.remembered)
         assert {"EDB02", "EPS01"} == {one.code for one in changes if not one.active}
         # without any replica, the access URL is asked instead
         coder.state.replicas.clear()

@@ -10,31 +10,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
-from exporter import witnesses
 from exporter.clock import Clock
 from exporter.health import (
     access_url,
     database,
-    derp,
-    direct_connections,
     provisioner_daemons,
     replica,
-    report,
-    stun,
     websocket,
     workspace_proxy,
 )
 from exporter.health import exporter as exporter_health
 from exporter.health.access_url import AccessURLResult
 from exporter.health.database import DatabaseResult
-from exporter.health.derp import DerpResult, MeshResult, RelayResult
-from exporter.health.direct_connections import DirectConnectionsResult
 from exporter.health.exporter import ExporterResult, TokenResult
-from exporter.health.model import Report, Section, Witness, find_section
+from exporter.health.model import Section
 from exporter.health.provisioner_daemons import ProvisionerDaemonsResult
 from exporter.health.replica import ReplicaResult
-from exporter.health.report import DEFAULT_REFRESH_SECONDS, CoderSettings, ReportResult, ReportsResult
-from exporter.health.stun import StunResult
+from exporter.health.report import CoderSettings
 from exporter.health.websocket import WebSocketResult
 from exporter.health.workspace_proxy import RoundResult
 from exporter.net.coder_daemons import DaemonTables
@@ -43,23 +35,17 @@ from exporter.net.coder_tables import CoderTables
 from exporter.net.postgres import Session
 from exporter.probes import access_url as access_url_probe
 from exporter.probes import database as database_probe
-from exporter.probes import derp as derp_probe
-from exporter.probes import derp_mesh as derp_mesh_probe
-from exporter.probes import direct_connections as direct_connections_probe
 from exporter.probes import provisioner_daemons as provisioner_daemons_probe
 from exporter.probes import replica as replica_probe
-from exporter.probes import report as report_probe
-from exporter.probes import reports as reports_probe
-from exporter.probes import stun as stun_probe
 from exporter.probes import token as token_probe
 from exporter.probes import websocket as websocket_probe
 from exporter.probes import workspace_proxy as workspace_proxy_probe
 from exporter.probes.identity import IdentityMemory
-from exporter.probes.report import ReportMemory
-from exporter.probes.reports import ReportsMemory
 from exporter.probes.token import TokenMemory
 from exporter.relays import Relays
 from exporter.replicas import Replicas
+from exporter.rooms.derp import DerpRoom, judge_direct_connections, name_derp
+from exporter.rooms.report import ReportRoom, is_complete, is_long
 from exporter.runner import Judgement, Room
 from exporter.secret import Secret
 from exporter.snapshot import Snapshot
@@ -67,27 +53,19 @@ from exporter.targets.discovery import ProxyDiscovery, ReadTables
 from exporter.targets.model import (
     AccessURLTarget,
     DatabaseTarget,
-    DerpMeshTarget,
-    DerpRelayTarget,
-    DirectConnectionsTarget,
     ExporterTarget,
     HTTPTarget,
     ProvisionerDaemonsTarget,
     ReplicaTarget,
-    ReportsTarget,
     ReportTarget,
-    SectionKey,
-    StunTarget,
     Target,
     TokenTarget,
     WebSocketTarget,
     WorkspaceProxiesTarget,
 )
 from exporter.targets.replica_watch import ReadTable
-from exporter.wire.derp_frames import Transport
 from exporter.wire.postgres_url import parse_postgres_url
 from exporter.wire.url import parse_origin
-from exporter.witnesses import SkewWatch
 
 # The label `target` of the database. Source: contract, section 5.
 DATABASE_TARGET = "primary"
@@ -111,7 +89,6 @@ class Rooms:
         snapshot: Snapshot,
         clock: Clock,
     ) -> None:
-        self._relays = relays
         self._replicas = replicas
         self._look_at_host = look_at_host
         self._snapshot = snapshot
@@ -120,12 +97,11 @@ class Rooms:
         self._discoveries: dict[str, ProxyDiscovery] = {}
         self._daemon_tables: dict[str, DaemonTables] = {}
         self._memories: dict[str, IdentityMemory] = {}
-        self._polls: dict[str, ReportMemory] = {}
-        self._reports: dict[str, ReportsMemory] = {}
         self._tokens: dict[str, TokenMemory] = {}
-        self._skew = SkewWatch()
         self.settings: dict[str, CoderSettings] = {}
         """What Coder's configuration says, by deployment, as far as it could be read."""
+        self._derp = DerpRoom(relays, snapshot=snapshot, clock=clock)
+        self.reports = ReportRoom(self.settings, snapshot=snapshot, clock=clock)
 
     def table(self) -> Mapping[Section, Room]:
         """Return how each section is probed and judged."""
@@ -145,75 +121,19 @@ class Rooms:
             Section.PROVISIONER_DAEMONS: Room(
                 probe=self._probe_provisioner_daemons, judge=_judge_provisioner_daemons, name=lambda target: ""
             ),
-            Section.DERP: Room(probe=self._probe_derp, judge=self._judge_derp, name=_name_derp),
+            Section.DERP: Room(probe=self._derp.probe, judge=self._derp.judge, name=name_derp),
             Section.REPORT: Room(
-                probe=self._probe_report,
-                judge=self._judge_report,
+                probe=self.reports.probe,
+                judge=self.reports.judge,
                 name=self._name_report,
-                is_complete=_is_complete_report,
-                is_long=_is_long_report,
+                is_complete=is_complete,
+                is_long=is_long,
             ),
             Section.EXPORTER: Room(probe=self._probe_exporter, judge=_judge_exporter, name=lambda target: ""),
             Section.DIRECT_CONNECTIONS: Room(
-                probe=self._probe_direct_connections, judge=_judge_direct_connections, name=lambda target: ""
+                probe=self._derp.probe_direct_connections, judge=judge_direct_connections, name=lambda target: ""
             ),
         }
-
-    async def _probe_derp(self, target: Target) -> object:
-        """The kinds of targets of the section: relays, STUN servers, meshes, and their judgement."""
-        match target:
-            case DerpRelayTarget():
-                return await derp_probe.probe(target, clock=self._clock)
-            case StunTarget():
-                result = await stun_probe.probe(target, clock=self._clock)
-                return self._relays[target.deployment].see_others(result)
-            case DerpMeshTarget():
-                return await derp_mesh_probe.probe(target, clock=self._clock)
-            case _:
-                relays = self._relays[target.deployment]
-                await relays.replan()
-                return relays.gather(self._snapshot)
-
-    def _judge_derp(self, target: Target, result: object) -> Sequence[Judgement]:
-        match result:
-            case RelayResult():
-                return tuple(
-                    Judgement(
-                        name=f"{result.name.target}/{transport.transport}",
-                        report=derp.assess_transport(result, transport.transport),
-                        result=transport,
-                        phase_seconds=transport.phase_seconds,
-                        started_timestamp_seconds=transport.started_timestamp_seconds,
-                        duration_seconds=transport.duration_seconds,
-                    )
-                    for transport in result.transports
-                )
-            case StunResult():
-                return (Judgement(name=_name_derp(target), report=stun.assess_stun(result), result=result),)
-            case MeshResult():
-                return (Judgement(name=_name_derp(target), report=derp.assess_mesh(result), result=result),)
-            case DerpResult():
-                regions = (
-                    Judgement(name=str(region.region_id), report=derp.assess_region(region), result=region)
-                    for region in result.regions
-                    if region.relays or region.pending
-                )
-                return (Judgement(name="", report=derp.assess_section(result), result=result), *regions)
-            case _:
-                raise TypeError(f"no judgement of a {type(result).__name__}")
-
-    def _probe_direct_connections(self, target: DirectConnectionsTarget) -> Awaitable[DirectConnectionsResult]:
-        relays = self._relays[target.deployment]
-        plan = relays.plan
-        surroundings = direct_connections_probe.Surroundings(
-            derp_map=relays.state.derp_map,
-            disabled=relays.state.direct_disabled,
-            off=relays.state.off if relays.state.derp_map is None else None,
-            access_origin=relays.access_origin,
-            relays=() if plan is None else plan.relays,
-            stun=() if plan is None else plan.stun,
-        )
-        return direct_connections_probe.probe(target, surroundings=surroundings, clock=self._clock)
 
     async def close(self) -> None:
         """Give back what runs kept open, side by side: each may take its time to say goodbye."""
@@ -235,71 +155,6 @@ class Rooms:
         if replicas is not None:
             replicas.set_access_url_answers(answer.best is not None and answer.best.up)
         return answer
-
-    async def _probe_report(self, target: Target) -> object:
-        """One poll, or what all polls of the deployment say together."""
-        if isinstance(target, ReportTarget):
-            memory = self.remember_polls(target)
-            settings = self.settings.get(target.deployment)
-            refresh = None if settings is None else settings.refresh_seconds
-            return await report_probe.probe(
-                target, memory=memory, clock=self._clock, refresh_seconds=refresh or DEFAULT_REFRESH_SECONDS
-            )
-        assert isinstance(target, ReportsTarget)
-        kept = self._reports.setdefault(target.schedule_name, ReportsMemory())
-        result = await reports_probe.probe(target, memory=kept, clock=self._clock)
-        return witnesses.complete(
-            result,
-            self._snapshot,
-            target.deployment,
-            watch=self._skew,
-            skew_limit_seconds=self._snapshot.sections[target.section_key].policy.version_grace_seconds,
-            now=self._clock.now(),
-            monotonic_seconds=self._clock.monotonic(),
-        )
-
-    def _judge_report(self, target: Target, result: ReportResult | ReportsResult) -> Sequence[Judgement]:
-        """One poll, or what all polls say together: nothing, where no replica has a report for us."""
-        if isinstance(result, ReportResult):
-            return self._judge_poll(target, result)
-        polls = [
-            entry.health.result
-            for key, rollup in self._snapshot.sections_of(target.deployment).items()
-            if key.section is Section.REPORT and key.witness is Witness.PROBE
-            for entry in rollup.entries.values()
-            if isinstance(entry.health.result, ReportResult)
-        ]
-        verdict = report.assess_reports(result)
-        if polls and all(poll.off is not None for poll in polls):
-            verdict = Report(section=Section.REPORT, off=polls[0].off)
-        return (Judgement(name="", report=verdict, result=result),)
-
-    def remember_polls(self, target: Target) -> ReportMemory:
-        """Return what is kept of a replica's reports."""
-        return self._polls.setdefault(target.schedule_name, ReportMemory())
-
-    def _judge_poll(self, target: Target, result: ReportResult) -> Sequence[Judgement]:
-        """The poll itself, and each section as the report tells it; those are remembered for the next one."""
-        verdict = report.assess(result)
-        if result.report is not None:
-            self.remember_polls(target).shown = tuple(verdict.sections)
-        return (
-            Judgement(name=result.name, report=verdict.poll, result=result),
-            *(
-                Judgement(
-                    name=result.name,
-                    report=told,
-                    result=None if result.report is None else result.report.section(name),
-                    section_key=SectionKey(
-                        deployment=target.deployment,
-                        section=find_section(name),
-                        witness=Witness.REPORT,
-                        coder_replica=target.coder_replica,
-                    ),
-                )
-                for name, told in verdict.sections.items()
-            ),
-        )
 
     async def _probe_exporter(self, target: Target) -> object:
         """Our token of a deployment, or this exporter and its host."""
@@ -374,9 +229,8 @@ class Rooms:
     def forget(self, schedule_name: str) -> None:
         """Forget what runs of a target that left the schedule kept. A connection to a database is kept by none
         that leaves."""
-        self._polls.pop(schedule_name, None)
+        self.reports.forget(schedule_name)
         self._memories.pop(schedule_name, None)
-        self._reports.pop(schedule_name, None)
         self._tokens.pop(schedule_name, None)
 
     def _name_report(self, target: HTTPTarget) -> str:
@@ -415,23 +269,6 @@ def _judge_websocket(target: WebSocketTarget, result: WebSocketResult) -> Sequen
     return (Judgement(name=result.host, report=report, result=result, phase_seconds=result.phase_seconds),)
 
 
-def _name_derp(target: Target) -> str:
-    """Return the label `target` of what the section schedules; a relay has one for each transport."""
-    match target:
-        case DerpRelayTarget():
-            return f"{target.name.target}/{Transport.DERP}"
-        case StunTarget():
-            return f"{target.name.target}/stun"
-        case DerpMeshTarget():
-            return f"{target.region_id}/mesh"
-        case _:
-            return ""
-
-
-def _judge_direct_connections(_target: DirectConnectionsTarget, result: DirectConnectionsResult) -> Sequence[Judgement]:
-    return (Judgement(name="", report=direct_connections.assess(result), result=result),)
-
-
 def _judge_provisioner_daemons(
     _target: ProvisionerDaemonsTarget, result: ProvisionerDaemonsResult
 ) -> Sequence[Judgement]:
@@ -455,16 +292,6 @@ def _judge_workspace_proxies(target: WorkspaceProxiesTarget, result: RoundResult
             for proxy in result.proxies
         ),
     )
-
-
-def _is_complete_report(result: ReportResult | ReportsResult) -> bool:
-    """A poll that failed leaves what the report before it said, as long as that is any good."""
-    return isinstance(result, ReportsResult) or result.report is not None or result.expired
-
-
-def _is_long_report(result: ReportResult | ReportsResult) -> bool:
-    """A report of many relays or daemons, all in trouble, takes some tens of milliseconds."""
-    return isinstance(result, ReportResult) and result.report is not None
 
 
 def _judge_exporter(_target: Target, result: TokenResult | ExporterResult) -> Sequence[Judgement]:
