@@ -27,6 +27,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 
 from exporter.clock import Clock
 from exporter.errors import Phase, Reason
@@ -379,6 +380,12 @@ def find_address(result: object) -> str | None:
         address = result.attempts[0].address
     if not isinstance(address, str):
         return None
+    return _read_address(address)
+
+
+@lru_cache(maxsize=4096)
+def _read_address(address: str) -> str | None:
+    """Each run of each target has one, mostly that of the run before."""
     text = address.removeprefix("[").partition("]")[0] if address.startswith("[") else address
     try:
         return str(ipaddress.ip_address(text.partition("%")[0]))

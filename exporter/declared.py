@@ -7,7 +7,6 @@ In: what is planned, and the targets that come and go. Out: sections declared to
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from exporter.health import codes
 from exporter.health.model import REPORT_SECTIONS, OffReason, Section, Witness
@@ -79,7 +78,7 @@ class Declared:
     def _policy(self, key: SectionKey) -> Policy:
         if key.witness is Witness.REPORT or key.section == Section.REPORT:
             return self._report_policies[key.deployment]
-        return self._policies[replace(key, coder_replica="")]
+        return self._policies[key._replace(coder_replica="")]
 
 
 def _tell_sections(target: Target) -> Iterator[SectionKey]:

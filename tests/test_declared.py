@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from exporter.declared import Declared
@@ -25,7 +23,7 @@ POLL = ReportTarget(
 DATABASE = SectionKey(
     deployment="prod", section=Section.DATABASE, witness=Witness.REPORT, coder_replica=POLL.coder_replica
 )
-FOREIGN = replace(DATABASE, section="pubsub")
+FOREIGN = DATABASE._replace(section="pubsub")
 
 
 @pytest.fixture

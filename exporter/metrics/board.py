@@ -7,7 +7,7 @@ and nothing else, so its cost does not grow with the number of targets; a scrape
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.health.database import DatabaseResult
@@ -198,7 +198,7 @@ class Board:
 
     def _show_enabled(self, key: SectionKey) -> None:
         """The family has no label for the replica: a section is on when it is for any of them."""
-        like = replace(key, coder_replica="") if key.coder_replica else key
+        like = key._replace(coder_replica="") if key.coder_replica else key
         alike = self._alike.setdefault(like, {})
         if key in self._off:
             alike[key] = self._off[key]

@@ -6,7 +6,7 @@ for each section.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from exporter.health.model import UNCODED, OffReason, Section, Severity
 from exporter.health.root_cause import Layer
@@ -25,6 +25,8 @@ _DISMISSED = "coder_health_section_dismissed"
 _DISMISSED_SINCE = "coder_health_section_dismissed_since_timestamp_seconds"
 _ROOT_CAUSE = "coder_health_root_cause"
 _DISAGREEMENT = "coder_health_witness_disagreement"
+
+_TRUTHS = (number(False), number(True))
 
 
 def render_enabled(key: SectionKey, off: OffReason | None) -> dict[str, str]:
@@ -112,19 +114,21 @@ class SectionSeries:
         return {
             _SETTLED: self._severities(_SETTLED, settled),
             _OBSERVED: self._severities(_OBSERVED, observed),
-            _CODE_ACTIVE: self._codes(_CODE_ACTIVE, codes, active_codes.__contains__),
-            _CODE_OBSERVED: self._codes(_CODE_OBSERVED, codes, observed_codes.__contains__),
-            _CODE_SINCE: self._codes(_CODE_SINCE, [code for code in codes if code in since], since.__getitem__),
+            _CODE_ACTIVE: self._codes(_CODE_ACTIVE, codes, active_codes),
+            _CODE_OBSERVED: self._codes(_CODE_OBSERVED, codes, observed_codes),
+            _CODE_SINCE: "".join(
+                f"{_CODE_SINCE}{{{self._label_text(code)}}} {number(since[code])}\n" for code in codes if code in since
+            ),
         }
 
     def _severities(self, family: str, current: Severity | None) -> str:
         return "".join(
-            f"{family}{{{labels}}} {number(severity is current)}\n"
+            f"{family}{{{labels}}} {_TRUTHS[severity is current]}\n"
             for severity, labels in self._severity_labels.items()
         )
 
-    def _codes(self, family: str, codes: Iterable[str], value: Callable[[str], float]) -> str:
-        return "".join(f"{family}{{{self._label_text(code)}}} {number(value(code))}\n" for code in codes)
+    def _codes(self, family: str, codes: Iterable[str], true_of: Set[str]) -> str:
+        return "".join(f"{family}{{{self._label_text(code)}}} {_TRUTHS[code in true_of]}\n" for code in codes)
 
     def _label_text(self, code: str) -> str:
         # the three families of codes have the same labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter.health.derp import NodeName
 from exporter.health.model import Section, Witness
@@ -13,10 +14,9 @@ from exporter.secret import Secret
 from exporter.wire.url import Origin
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class SectionKey:
+class SectionKey(NamedTuple):
     """One verdict in the metrics. `coder_replica` is empty for what is seen through the access URL,
-    `deployment` for what is about the exporter itself."""
+    `deployment` for what is about the exporter itself. A tuple, since a run looks it up some thirty times."""
 
     deployment: str
     section: Section | str
@@ -24,8 +24,7 @@ class SectionKey:
     coder_replica: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class TargetKey:
+class TargetKey(NamedTuple):
     """One thing that was probed. `name` is the label `target`: a host, a proxy's name, `primary`;
     empty for a round over many (the list of workspace proxies)."""
 
