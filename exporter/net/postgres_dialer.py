@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from exporter.clock import Clock
 from exporter.errors import ConnectError, DeadlineError, Phase, ProbeError, ProtocolError, Reason, TLSError, WireError
@@ -80,8 +80,8 @@ class Dialer:
 
     def abort(self) -> None:
         """Drop the connection at once, however far it came."""
-        if isinstance(self._transport, asyncio.WriteTransport):
-            self._transport.abort()
+        if self._transport is not None:
+            _abort(self._transport)
 
     async def create_connection(self, factory: _Factory, *_host_and_port: object, **_options: object) -> Any:
         """Dial the server over TCP and TLS. The signature is the event loop's."""
@@ -214,8 +214,8 @@ class _Guarded(asyncio.Protocol):
 
     def _violate(self, error: WireError) -> None:
         self._violation = error
-        if isinstance(self._transport, asyncio.WriteTransport):
-            self._transport.abort()
+        if self._transport is not None:
+            _abort(self._transport)
 
     def eof_received(self) -> bool | None:
         return self.inner.eof_received()
@@ -228,6 +228,11 @@ class _Guarded(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.inner.resume_writing()
+
+
+def _abort(transport: asyncio.BaseTransport) -> None:
+    # those of uvloop are instances of none of asyncio's types
+    cast(asyncio.WriteTransport, transport).abort()
 
 
 def build_tls_context(options: TLSOptions) -> ssl.SSLContext:

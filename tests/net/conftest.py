@@ -15,6 +15,7 @@ _ON_BOTH_LOOPS = {
     "test_websocket",
     "test_derp_client",
     "test_stun_client",
+    "test_postgres_dialer",
 }
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
