@@ -162,5 +162,10 @@ class CoderReport:
     regions: tuple[ReportedRegion, ...] | None = None
     dropped: int = 0
 
+    @property
+    def tells_severities(self) -> bool:
+        """Whether its server knows severities: older ones have none, of any section."""
+        return self.severity is not None or any(section.severity is not None for section in self.sections)
+
     def section(self, name: str) -> ReportedSection | None:
         return next((section for section in self.sections if section.name == name), None)

@@ -30,7 +30,7 @@ _STALE_SLACK_SECONDS = 60.0
 class Refusal(StrEnum):
     """Why Coder keeps its report from us."""
 
-    SIGNED_OUT = "signed_out"  # 401: the token is none, expired or revoked
+    SIGNED_OUT = "signed_out"  # 401: the token is none, expired or revoked, or its user is not let in
     FORBIDDEN = "forbidden"  # 403: not an Owner's, or of a narrow scope
 
 
@@ -239,7 +239,7 @@ def _judge_absence(result: ReportResult) -> Report:
     kept = frozenset() if result.expired else frozenset({"XRPT02", "XRPT03", "XRPT07"})
     if result.refusal is not None and not result.internal_error:
         told = {
-            Refusal.SIGNED_OUT: "the session token is none, expired or revoked",
+            Refusal.SIGNED_OUT: "the session token is none, expired or revoked, or its user is not active",
             Refusal.FORBIDDEN: "the session token is not an Owner's, or of a narrow scope",
         }[result.refusal]
         status = "" if result.status is None else f" with status {result.status}"

@@ -82,7 +82,7 @@ class _Told:
 def rate_section(section: ReportedSection) -> Severity:
     """Return how bad `judge_section` will find a section that we do not know."""
     coded = (_rate(section, message.code) for message in section.messages if message.code)
-    return max(_read_severity(section, _tell_crash(section)), *coded, Severity.OK)
+    return max(_read_severity(section, _tell_crash(section, graded=False)), *coded, Severity.OK)
 
 
 def judge_section(section: ReportedSection, report: CoderReport, passing: ForeignCodes) -> SectionVerdict:
@@ -96,7 +96,7 @@ def judge_section(section: ReportedSection, report: CoderReport, passing: Foreig
     told = _gather(section, passing)
     regions = _judge_regions(name, report, told)
     findings = _merge(name, [_find(code, one, report) for code, one in sorted(told.items())], regions)
-    crash = _tell_crash(section)
+    crash = _tell_crash(section, graded=report.tells_severities and section.name in REPORT_SECTIONS)
     said = max(_read_severity(section, crash), _worst_region(name, report))
     coded = max((finding.severity for finding in findings), default=Severity.OK)
     if said > coded:
@@ -156,10 +156,14 @@ def _stands_in_error(section: ReportedSection, code: str) -> bool:
     return section.error is not None and any(line.startswith(f"{code}: ") for line in section.error.split("\n"))
 
 
-def _tell_crash(section: ReportedSection) -> str | None:
-    """Return what a section says that has no severity though it is not well: it panicked, or is none at
-    all. Older servers tell no severities of any section, which says nothing as long as they are well: such a
-    section that is healthy and has no error is ok."""
+def _tell_crash(section: ReportedSection, *, graded: bool) -> str | None:
+    """Return what a section says that has no severity: it panicked, or is none at all. Older servers tell no
+    severities of any section, which says nothing as long as they are well: such a section that is healthy and
+    has no error is ok.
+
+    Args:
+        graded: The server knows severities, and this is a section that has one.
+    """
     if section.instead:
         return f"no severity, there is {section.instead}"
     if section.severity is not None:
@@ -169,7 +173,9 @@ def _tell_crash(section: ReportedSection) -> str | None:
         return f"{word}, {section.error}"
     if section.healthy is False:
         return f"{word}, not healthy"
-    return word if section.severity_text and section.healthy is None else None
+    if section.severity_text:
+        return word if section.healthy is None else None
+    return word if graded else None
 
 
 def _read_severity(section: ReportedSection, crash: str | None) -> Severity:

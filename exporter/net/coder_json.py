@@ -4,6 +4,7 @@ what is not JSON or of another shape."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,12 +22,18 @@ from exporter.wire.url import parse_origin
 BUILD_VERSION_HEADER = "x-coder-build-version"
 TOKEN_HEADER = "coder-session-token"
 
-# Coder's own words when nobody is signed in. Any other 401 is a trouble of Coder's: its database.
-# Source: data of a real server (debug-health-401*.json against trouble-db-cut.json).
+# Coder's own words when it does not let anybody in: nobody is signed in, the user is suspended, or the
+# login behind the session is over. Any other 401 is a trouble of Coder's: its database.
+# Source: data of a real server (debug-health-401*.json against trouble-db-cut.json); coderd/httpmw/apikey.go
 _INTERNAL = "An internal error occurred"
-_SIGNED_OUT = "you are signed out or your session has expired"
+_SIGNED_OUT = ("you are signed out or your session has expired", "user is not active", "could not refresh expired")
 # Its words for a path that this version does not have. Source: the same data (unknown-route.json).
 _UNKNOWN_ROUTE = "Route not found."
+# Its words for who may not do something, may not see it, or has no licence for it. Source: the same data
+# (debug-health-403-member.json, provisionerdaemons-404-member.json, workspaceproxies-member.json).
+_FORBIDDEN = "Forbidden."
+_HIDDEN = "Resource not found or you do not have access"
+_UNLICENSED = re.compile(r" is an? (?:Premium|Enterprise) feature\b")
 _MAX_TEXTS = 1000
 _MAX_NAME_LENGTH = 64
 _MAX_TEXT_LENGTH = 500
@@ -42,7 +49,11 @@ class ErrorBody:
     @property
     def from_coder(self) -> bool:
         """Whether these are words of Coder's, also where a front took its headers away."""
-        return self.signed_out or self.message.startswith(("Forbidden.", _INTERNAL))
+        return (
+            self.signed_out
+            or self.message.startswith((_FORBIDDEN, _HIDDEN, _INTERNAL, _UNKNOWN_ROUTE))
+            or _UNLICENSED.search(self.message) is not None
+        )
 
     @property
     def internal(self) -> bool:
@@ -51,6 +62,7 @@ class ErrorBody:
 
     @property
     def signed_out(self) -> bool:
+        """Whoever the token belongs to, or belonged to, is not let in with it."""
         return self.message.lower().startswith(_SIGNED_OUT)
 
     @property
@@ -320,7 +332,7 @@ def _listed_daemon(entry: dict[str, Any]) -> ListedDaemon:
         id=daemon_id[:_MAX_NAME_LENGTH],
         name=name[:_MAX_NAME_LENGTH],
         version=_text(entry.get("version"))[:_MAX_NAME_LENGTH],
-        api_version=_text(entry.get("api_version", "1.0"))[:_MAX_NAME_LENGTH],
+        api_version=("1.0" if (api := entry.get("api_version")) is None else _text(api))[:_MAX_NAME_LENGTH],
         tags=read_tags(entry.get("tags")),
         provisioners=tuple(_text(kind) for kind in provisioners),
         last_seen_timestamp_seconds=_read_time(entry.get("last_seen_at")),

@@ -69,6 +69,7 @@ _OK = Severity.OK.label
 _SEVERITIES = {severity.label: severity for severity in Severity}
 _PROXY_STATUSES = frozenset({"ok", "unregistered", "unhealthy", "unreachable", "unknown"})
 _PRIMARY = "primary"
+_NAMELESS = "unnamed"  # a node of which nothing is told but that it is in trouble
 
 ReportSteps = Generator[None, None, CoderReport]
 
@@ -170,20 +171,22 @@ class _Reading:
     def _read_section(self, name: str, value: Object) -> ReportedSection:
         severity, word = self._read_severity(value)
         messages = self._read_messages(value, most=MAX_MESSAGES)
-        coded = (message for message in self._read_error_lines(value) if message.code)
+        error = _find_error(value)
+        coded = (message for message in self._limit(_split_lines(error), MAX_MESSAGES) if message.code)
         return ReportedSection(
             name=name,
             severity=severity,
             severity_text=word,
             healthy=self._members.flag(value, "healthy"),
             dismissed=self._members.flag(value, "dismissed") is True,
-            error=self._members.text(value, "error") or None,
+            error=self._read_error(value),
             messages=(*messages, *coded),
         )
 
-    def _read_error_lines(self, value: Object) -> Sequence[CodedMessage]:
-        error = value.get("error")
-        return self._limit(_split_lines(error), MAX_MESSAGES) if isinstance(error, str) else ()
+    def _read_error(self, value: Object) -> str | None:
+        if not isinstance(value.get("error"), str | None):
+            self._members.drop()
+        return cut_text(_find_error(value)) or None
 
     def _read_severity(self, value: Object) -> tuple[Severity | None, str]:
         word = self._members.text(value, "severity")[:_MAX_WORD_CHARS]
@@ -320,7 +323,7 @@ class _Reading:
             node_count=len(self._members.entries(region, "Nodes", most=MAX_NODES) or ()),
             healthy=self._members.flag(value, "healthy"),
             severity=self._read_severity(value)[0],
-            error=self._members.text(value, "error") or None,
+            error=self._read_error(value),
             messages=self._read_messages(value),
             nodes=tuple(self._read_nodes(value)),
         )
@@ -334,17 +337,20 @@ class _Reading:
     def _read_node(self, value: Object) -> ReportedNode | None:
         node = self._members.object(value, "node") or {}
         name = self._members.text(node, "Name")[:MAX_DERP_NAME_CHARS]
+        severity, error = self._read_severity(value)[0], self._read_error(value)
         if not name:
             self._members.drop()
-            return None
+            if error is None and severity is not Severity.ERROR:
+                return None
+            name = _NAMELESS
         exchanges = self._members.flag(value, "can_exchange_messages") is True
         stun = self._members.object(value, "stun") or {}
         return ReportedNode(
             name=name,
             host=self._members.text(node, "HostName")[:MAX_DERP_NAME_CHARS],
             healthy=self._members.flag(value, "healthy"),
-            severity=self._read_severity(value)[0],
-            error=self._members.text(value, "error") or None,
+            severity=severity,
+            error=error,
             messages=self._read_messages(value),
             stun_only=self._members.flag(node, "STUNOnly") is True,
             can_exchange_messages=exchanges,
@@ -376,10 +382,10 @@ def _is_section(value: Any) -> bool:
 
 def _rank(section: Object) -> int:
     """Return how early a section comes that we do not know: the lower, the worse it looks."""
-    severity, error = section.get("severity"), section.get("error")
-    if error is None and severity in (_OK, None) and section.get("healthy") is not False:
+    severity, error = section.get("severity"), _find_error(section)
+    if not error and severity in (_OK, None) and section.get("healthy") is not False:
         return 2
-    return 1 if error is None and severity == Severity.WARNING.label else 0
+    return 1 if not error and severity == Severity.WARNING.label else 0
 
 
 def _tell_kind(value: Any) -> str:
@@ -387,6 +393,26 @@ def _tell_kind(value: Any) -> str:
         return "an empty object"
     kinds: Mapping[type, str] = {bool: "a boolean", str: "a text", list: "a list"}
     return "null" if value is None else kinds.get(type(value), "a number")
+
+
+def _find_error(value: Object) -> str:
+    """Return the text of an error, empty where there is none. Coder leaves the member out when all is
+    well, so whatever else stands there is an error, too."""
+    error = value.get("error")
+    if isinstance(error, str):
+        return error
+    if not error and not isinstance(error, dict):
+        return ""
+    parts = error[:_MAX_ITEM_MESSAGES] if isinstance(error, list) else [error]
+    return "\n".join(filter(None, map(_tell_error, parts))) or "an error that is no text"
+
+
+def _tell_error(part: Any) -> str:
+    """Return the text of a part; what has a code and a message is written as Coder writes it in one."""
+    if isinstance(part, dict):
+        texts = (part.get("code"), part.get("message"))
+        return ": ".join(text for text in texts if isinstance(text, str) and text)
+    return part if isinstance(part, str) else ""
 
 
 def _join(first: ReportedSection, second: ReportedSection) -> ReportedSection:

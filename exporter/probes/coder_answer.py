@@ -38,7 +38,7 @@ class Kind(StrEnum):
     """What an answer means."""
 
     GOOD = "good"
-    SIGNED_OUT = "signed_out"  # the token is none, expired or revoked
+    SIGNED_OUT = "signed_out"  # the token is none, expired or revoked, or its user is not let in
     FORBIDDEN = "forbidden"  # the token lacks the right
     NO_ROUTE = "no_route"  # this server is too old for the question
     MISSING = "missing"  # Coder knows no such thing, or does not show it to this token
@@ -204,13 +204,13 @@ def _sort_out(status: int | None, said: ErrorBody, signed: bool) -> Kind:
     match status:
         case 401 if said.signed_out:
             return Kind.SIGNED_OUT
-        case 403 if said.message.startswith("Forbidden."):
+        case 403 if said.message.startswith("Forbidden.") or (signed and said.message):
             return Kind.FORBIDDEN
         case 404 if said.unknown_route:
             return Kind.NO_ROUTE
         case 404 | 503 if _IN_PROGRESS in said.message.lower():
             return Kind.PENDING
-        case 404 if signed and said.message:
+        case 404 if from_coder and said.message:
             return Kind.MISSING
         case 429:
             return Kind.LIMITED
@@ -235,7 +235,7 @@ def _advise(exchange: http.Exchange, kind: Kind, origin: Origin, via: Origin | N
         return _advise_on_redirect(exchange, origin, via)
     if kind is Kind.INTERNAL and status == 401:
         return "; Coder cannot look the token up, most often since its database is gone"
-    if kind is Kind.FAILED and status in (401, 403):
+    if kind is Kind.FAILED and status in (401, 403) and not signed:
         return "; these are not Coder's words: something in front of it refuses us"
     if status == 400 and signed and exchange.headers.get("content-type", "").startswith("text/html"):
         return "; a workspace proxy answers so: the URL must be that of coderd"

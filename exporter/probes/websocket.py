@@ -58,9 +58,11 @@ async def probe(target: WebSocketTarget, *, clock: Clock) -> WebSocketResult:
 
 def _why_not_echo(result: WebSocketResult) -> str | None:
     """Return why the echo says nothing of websockets, None when it does: Coder itself answered, and
-    only the token did not suffice."""
-    if not result.from_coder or result.status not in (401, 403, 404):
+    only the token did not suffice, or was used too often."""
+    if not result.from_coder or result.status not in (401, 403, 404, 429):
         return None
+    if result.status == 429:
+        return "Coder limits our rate"
     if result.status == 401:
         return "Coder cannot check the token" if result.internal_error else "the token is refused"
     return "the token is not an Owner's" if result.status == 403 else "this server has no echo"

@@ -225,7 +225,8 @@ def _read_answer(exchange: http.Exchange) -> tuple[ListedProxy, ...]:
         except WireError as error:
             raise ProtocolError(f"GET {PATH} answered no list of proxies: {error}") from error
     said = coder_json.parse_error(exchange.body)
-    from_coder = coder_json.BUILD_VERSION_HEADER in exchange.headers
+    # a front may take its headers away
+    from_coder = said.from_coder or coder_json.BUILD_VERSION_HEADER in exchange.headers
     if from_coder and status == 403:
         licensed = not any(word in said.message.lower() for word in ("premium", "enterprise", "license"))
         raise _SourceOff(OffReason.FORBIDDEN if licensed else OffReason.NOT_LICENSED)

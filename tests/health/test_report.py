@@ -120,6 +120,18 @@ async def test_answers_of_a_real_server(name: str, expected: Found) -> None:
     assert set(REPORT_SECTIONS) == set(assess(result).sections)
 
 
+@pytest.mark.parametrize("name", REPORT_SECTIONS)
+async def test_a_section_without_its_severity_is_a_crash(name: Section) -> None:
+    """Where all others have one, whatever else it says; a newer section that we do not know may have none."""
+    known = (ReportedSection(name=name, severity=None, healthy=True), ReportedSection(name="pubsub", severity=OK))
+    assert {name: [("", ERROR)]} == found_by_section(poll(CoderReport(sections=known)))
+    assert [("XRPT03", ERROR)] == poll_codes(poll(CoderReport(sections=known)))
+    assert [("XRPT03", ERROR)] == poll_codes(poll(CoderReport(sections=known[:1], severity=OK, healthy=True)))
+    foreign = (ReportedSection(name=name, severity=OK), ReportedSection(name="pubsub", severity=None, healthy=True))
+    assert {} == found_by_section(poll(CoderReport(sections=foreign)))
+    assert [] == poll_codes(poll(CoderReport(sections=foreign)))
+
+
 async def test_texts_of_versions_name_both_sides() -> None:
     """EPD03 says the daemon's API version and the server's, of which Coder's text has only the latter."""
     told = assess(poll(await parse_report((DATA / "trouble-EPD03.json").read_bytes()))).sections

@@ -40,6 +40,39 @@ def test_a_refused_token_is_told_from_coders_own_trouble(name: str, signed_out: 
     assert "" != said.message
 
 
+@pytest.mark.parametrize(
+    ("message", "signed_out", "internal"),
+    [
+        ('User is not active (status = "suspended"). Contact an admin to reactivate your account.', True, False),
+        ("Could not refresh expired OpenID Connect token. Try re-authenticating to resolve this issue.", True, False),
+        ("An internal error occurred. Please try again or contact the system administrator.", False, True),
+        ("Try again.", False, False),
+    ],
+)
+def test_a_user_who_is_not_let_in_is_a_refusal(message: str, signed_out: bool, internal: bool) -> None:
+    """A suspended user's token is as good as none, and so is one whose login cannot be refreshed."""
+    said = coder_json.parse_error(json.dumps({"message": message}).encode())
+    assert (signed_out, internal, signed_out or internal) == (said.signed_out, said.internal, said.from_coder)
+
+
+@pytest.mark.parametrize(
+    ("message", "from_coder"),
+    [
+        ("Workspace Proxy is a Premium feature. Contact sales!", True),
+        ("Workspace proxies is an Enterprise feature. Contact sales!", True),
+        ("Resource not found or you do not have access to this resource", True),
+        ("Route not found.", True),
+        ("Forbidden.", True),
+        ("Resource not found.", False),
+        ("Your plan has no enterprise license.", False),
+        ("", False),
+    ],
+)
+def test_coders_words_are_known_without_its_headers(message: str, from_coder: bool) -> None:
+    """Something in front of it may take them away, and has other words itself."""
+    assert from_coder is coder_json.parse_error(json.dumps({"message": message}).encode()).from_coder
+
+
 def test_build_info_is_read() -> None:
     """The recorded answer gives deployment, version and the host of the access URL."""
     identity = coder_json.parse_build_info(recorded("buildinfo.json"))
@@ -96,6 +129,20 @@ def test_a_list_of_another_shape_is_refused(body: bytes) -> None:
     """Proxies are read from a list of objects with id and name only."""
     with pytest.raises(WireError):
         coder_json.parse_workspace_proxies(body)
+
+
+@pytest.mark.parametrize("members", [{}, {"version": None, "api_version": None, "tags": None, "provisioners": None}])
+def test_a_daemon_that_says_little(members: dict[str, None]) -> None:
+    """What a server does not say, or calls null, is as its tables would have it."""
+    daemon = {"id": "1", "name": "vm-0", "last_seen_at": None} | members
+    (listed,) = coder_json.parse_provisioner_daemons(json.dumps([daemon]).encode())
+    assert ("", "1.0", {}, (), None) == (
+        listed.version,
+        listed.api_version,
+        listed.tags,
+        listed.provisioners,
+        listed.last_seen_timestamp_seconds,
+    )
 
 
 def test_long_texts_are_cut() -> None:

@@ -552,6 +552,38 @@ def test_coded_lines_of_an_error_are_messages(text: str, messages: list[CodedMes
 
 
 @pytest.mark.parametrize(
+    ("error", "text", "codes", "dropped"),
+    [
+        ({"code": "EDB01", "message": "no ping"}, "EDB01: no ping", ["EDB01"], 1),
+        ({"message": "no ping"}, "no ping", [], 1),
+        ({"Op": "dial", "code": 7}, "an error that is no text", [], 1),
+        ({}, "an error that is no text", [], 1),
+        (["EDB01: one", {"code": "EDB09", "message": "two"}, None], "EDB01: one\nEDB09: two", ["EDB01", "EDB09"], 1),
+        (7, "an error that is no text", [], 1),
+        (True, "an error that is no text", [], 1),
+        (["EDB01: one"] * 1000, "\n".join(["EDB01: one"] * 100), ["EDB01"] * 100, 1),
+        ("", None, [], 0),
+        (None, None, [], 0),
+        (False, None, [], 1),
+        ([], None, [], 1),
+        (0, None, [], 1),
+    ],
+)
+def test_an_error_of_another_shape_is_an_error(error: Any, text: str | None, codes: list[str], dropped: int) -> None:
+    """Coder leaves the member out where all is well: whatever else stands there is one, of a section, of a
+    region and of a node."""
+    node = {"error": error, "node": {"Name": "1a"}}
+    region = {"error": error, "region": {"RegionID": 1}, "node_reports": [node]}
+    report = read_value({"derp": {"severity": "", "error": error, "regions": {"1": region}}})
+    section = report.section("derp")
+    assert section is not None
+    assert report.regions is not None
+    assert (text, text, text) == (section.error, report.regions[0].error, report.regions[0].nodes[0].error)
+    assert codes == [message.code for message in section.messages]
+    assert 3 * dropped == report.dropped
+
+
+@pytest.mark.parametrize(
     ("warnings", "messages"),
     [
         ([{"code": "EDERP02", "message": "one\ntwo"}], [say("EDERP02", "one\ntwo")]),
@@ -843,6 +875,18 @@ def test_regions_are_known_by_their_key_when_they_crashed() -> None:
         ReportedRegion(region_id=1000, severity=ERROR, error="panic"),
     ) == report.regions
     assert 0 == report.dropped
+
+
+def test_nodes_without_a_name_are_told_when_they_are_in_trouble() -> None:
+    """What is in trouble is not left out for want of a name."""
+    nodes = [{"node": None}, {"severity": "ok"}, {"severity": "error"}, {"node": None, "error": "panic"}]
+    report = read_value({"derp": {"severity": "ok", "regions": {"1": {"node_reports": nodes}}}})
+    assert report.regions is not None
+    assert (
+        ReportedNode(name="unnamed", severity=ERROR),
+        ReportedNode(name="unnamed", error="panic"),
+    ) == report.regions[0].nodes
+    assert 4 == report.dropped
 
 
 @pytest.mark.parametrize(

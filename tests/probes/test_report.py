@@ -207,6 +207,8 @@ async def test_a_closed_port_is_not_asked_again() -> None:
         (json_response(SIGNED_OUT, 401), Refusal.SIGNED_OUT),
         (json_response(FORBIDDEN, 403, **VERSION), Refusal.FORBIDDEN),
         (json_response(FORBIDDEN, 403), Refusal.FORBIDDEN),
+        (json_response('{"message": "Token audience validation failed"}', 403, **VERSION), Refusal.FORBIDDEN),
+        (json_response('{"message": "User is not active (status = \\"suspended\\")."}', 401), Refusal.SIGNED_OUT),
     ],
 )
 async def test_only_coder_refuses(server: RawServer, answer: bytes, refusal: Refusal) -> None:

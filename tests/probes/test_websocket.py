@@ -71,6 +71,18 @@ async def test_coders_own_trouble_is_no_refused_token(coder: SimulatedCoder) -> 
     assert set() == seen(result)
 
 
+async def test_who_asks_too_often_uses_the_open_socket() -> None:
+    """A 429 of Coder's says nothing of websockets; that of something in front is an answer like any other."""
+    limited = json_response('{"message": "You have been rate limited."}', status=429, X_Coder_Build_Version="v2")
+    async with RawServer({ECHO_PATH: limited, DERP_MAP_PATH: response(500)}) as server:
+        result = await run(server.url, Secret("abcdefghij-0123456789012345678901"))
+        assert [ECHO_PATH, DERP_MAP_PATH] == server.asked
+        assert "Coder limits our rate" == result.echo_fallback
+        server.answers[ECHO_PATH] = response(429)
+        assert {"EWS01", "XWS01"} == seen(await run(server.url, Secret("abcdefghij-0123456789012345678901")))
+        assert [ECHO_PATH, DERP_MAP_PATH, ECHO_PATH] == server.asked
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [

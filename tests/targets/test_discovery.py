@@ -133,6 +133,18 @@ async def test_the_api_lists_proxies_to_any_token() -> None:
             ),
             OffReason.FORBIDDEN,
         ),
+        # a front took Coder's headers away
+        (
+            json_response('{"message": "Workspace Proxy is a Premium feature. Contact sales!"}', status=403),
+            OffReason.NOT_LICENSED,
+        ),
+        (json_response('{"message": "Forbidden."}', status=403), OffReason.FORBIDDEN),
+        (json_response('{"message": "Route not found."}', status=404), OffReason.NOT_SUPPORTED),
+        (
+            json_response('{"message": "You are signed out or your session has expired."}', status=401),
+            OffReason.FORBIDDEN,
+        ),
+        (json_response('{"message": "User is not active (status = \\"suspended\\")."}', 401), OffReason.FORBIDDEN),
     ],
 )
 async def test_no_proxies_to_read_is_no_failure(answer: bytes, off: OffReason) -> None:
