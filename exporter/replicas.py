@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from exporter.clock import Clock
-from exporter.errors import ProbeError, Reason
+from exporter.errors import ProbeError, Reason, WireError
 from exporter.health.model import Section
 from exporter.health.replica import MAX_REPLICAS, ListedReplica, ReplicaResult
 from exporter.health.workspace_proxy import ListedProxy
@@ -29,14 +30,14 @@ from exporter.targets.model import (
     TargetKey,
 )
 from exporter.targets.replica_identity import Introduction, StrangerError, identify
-from exporter.targets.replica_names import Place, name_replicas
+from exporter.targets.replica_names import Place, find_place, name_replicas
 from exporter.targets.replica_watch import (
     Candidate,
     ReadTable,
     ReplicaWatch,
     Sighting,
 )
-from exporter.wire.url import Origin
+from exporter.wire.url import Origin, parse_origin
 
 # Who is missing in so many lists in a row is gone.
 GONE_AFTER = 2
@@ -78,7 +79,8 @@ class KnownReplica:
 class _Entry:
     """What is remembered of one place. `name` outlives the row that told it: a replica that dies stops to
     write its row, and must not be called otherwise just then. `came` is the look at which it was found,
-    `missed` the first of those in a row at which it was missing; `reached` that it answered as Coder."""
+    `missed` the first of those in a row at which it was missing; `reached` that it answered as Coder; `held`
+    that its row tells that it is there, or should be."""
 
     candidate: Candidate
     name: str
@@ -86,6 +88,7 @@ class _Entry:
     missed: int = 0
     missing: int = 0
     reached: bool = False
+    held: bool = False
     trusted: bool = False
     refused: str = ""
 
@@ -95,8 +98,16 @@ class _Entry:
 
     @property
     def stopped(self) -> bool:
-        """Its row says that it does not run any more."""
-        return self.candidate.row is not None and not self.candidate.row.running
+        """Its row says that it does not run any more, and is not missed."""
+        return self.candidate.row is not None and not self.candidate.row.running and not self.held
+
+    @property
+    def row_place(self) -> Place | None:
+        """Where its row says that it is, which need not be where it was found."""
+        row = self.candidate.row
+        with suppress(WireError):
+            return None if row is None else find_place(parse_origin(row.relay_address))
+        return None
 
     def take(self, candidate: Candidate) -> None:
         if candidate.hostname or not self.candidate.hostname:
@@ -219,7 +230,7 @@ class Replicas:
             self._access_origin = sighting.access_origin
         if sighting.candidates is not None:
             self._silent_since_seconds = None
-            self._take(sighting.candidates)
+            self._take(sighting.candidates, sighting)
         else:
             self._take_silence()
         await self._identify_all()
@@ -283,7 +294,7 @@ class Replicas:
 
     # what is seen
 
-    def _take(self, candidates: Sequence[Candidate]) -> None:
+    def _take(self, candidates: Sequence[Candidate], sighting: Sighting) -> None:
         seen = set()
         for candidate in candidates:
             place = candidate.place
@@ -294,11 +305,21 @@ class Replicas:
             entry.take(candidate)
             if candidate.proxy:
                 entry.refused, entry.trusted = WORKSPACE_PROXY, False
+        listed = frozenset(seen)
+        for place, entry in self._entries.items():
+            row = sighting.held.get(entry.row_place) if entry.row_place is not None else None
+            entry.held = row is not None
+            # who crashed, or hangs and is out of DNS for that, must be seen to fail
+            if row is not None and place not in listed and entry.adopted:
+                entry.take(replace(entry.candidate, row=row))
+                seen.add(place)
+        for place in sighting.succeeded.intersection(self._entries) - seen:
+            del self._entries[place]
         self._miss(place for place in self._entries if place not in seen)
         self._drop_predecessors()
         if len(self._entries) > MAX_REPLICAS:
             # who is missing makes room for who is there, of which there are never more
-            for place in [place for place, entry in self._entries.items() if entry.missing]:
+            for place in [place for place, entry in self._entries.items() if entry.missing or place not in listed]:
                 del self._entries[place]
 
     def _take_silence(self) -> None:

@@ -16,7 +16,7 @@ from exporter import log
 from exporter.errors import AuthError, ConnectError, ProbeError, Reason
 from exporter.health.codes import section_codes
 from exporter.health.model import Failure, Report, Section
-from exporter.health.replica import MAX_REPLICAS, ListedReplica, ReplicaResult
+from exporter.health.replica import MAX_REPLICAS, ListedReplica, ReplicaResult, assess
 from exporter.health.settle import Policy
 from exporter.health.workspace_proxy import ListedProxy
 from exporter.replicas import GONE_AFTER, KEPT_INTERVALS, OTHER_DEPLOYMENT, WORKSPACE_PROXY, Replicas
@@ -60,7 +60,8 @@ async def coderds(count: int, answer: bytes | None = None) -> AsyncIterator[list
 
 
 def row(hostname: str, url: str, **more: object) -> ListedReplica:
-    return ListedReplica(id=f"id-{hostname}-{url}", hostname=hostname, relay_address=url, **more)  # type: ignore[arg-type]
+    given: dict[str, object] = {"id": f"id-{hostname}-{url}", "hostname": hostname, "relay_address": url}
+    return ListedReplica(**given | more)  # type: ignore[arg-type]
 
 
 class World:
@@ -535,6 +536,109 @@ async def test_a_pod_that_restarts_elsewhere_keeps_its_name() -> None:
             for _ in range(3):
                 await world.refresh()
                 assert {"coder-0": second.url} == world.probed() == world.polled()
+
+
+def silent_row(hostname: str, url: str, silent_seconds: float, **more: object) -> ListedReplica:
+    """A row that was last written so long ago, of a replica that is a day old."""
+    times = {"created_timestamp_seconds": 1e9 - 86400, "updated_timestamp_seconds": 1e9 - silent_seconds}
+    return row(hostname, url, silent_seconds=silent_seconds, running=silent_seconds <= 15, **times | more)
+
+
+async def test_a_replica_that_crashed_is_missed() -> None:
+    """Nobody writes its row any more, which does not say that it was stopped: it stays, fails and is told, under
+    its name, until the row is too old."""
+    async with coderds(2) as (first, second):
+        alive = silent_row("vm", first.url, 1)
+        world = World([alive, silent_row("vm", second.url, 1)])
+        await world.refresh()
+        named = {f"vm:{first.port}": first.url, f"vm:{second.port}": second.url}
+        second.answers["/api/v2/buildinfo"] = response(503, X_Coder_Build_Version="v2.26.0")
+        for silent_seconds in (20, 60, 300, 590):
+            world.rows = [alive, silent_row("vm", second.url, silent_seconds)]
+            await world.refresh()
+            assert named == world.probed() == world.polled()
+            world.replicas.see(ReplicaResult(name=f"vm:{first.port}"))
+            seen = world.replicas.see(ReplicaResult(name=f"vm:{second.port}", failure=REFUSED))
+            assert ["XACS08"] == [finding.code for finding in assess(seen).findings]
+        world.rows = [alive, silent_row("vm", second.url, 601)]
+        await world.refresh(GONE_AFTER)
+        assert {"vm": first.url} == world.probed()
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        pytest.param([{"stopped": True, "primary": False, "silent_seconds": 20}], id="stopped"),
+        pytest.param([], id="cleaned up"),
+    ],
+)
+async def test_a_replica_that_was_scaled_down_is_not_missed(ended: list[dict[str, float]]) -> None:
+    """A row that says that it was stopped, or that is gone, leaves as soon as it was seen twice."""
+    async with coderds(2) as (first, second):
+        alive = silent_row("pod-a", first.url, 1)
+        world = World([alive, silent_row("pod-b", second.url, 1)])
+        await world.refresh()
+        world.rows = [alive, *(silent_row("pod-b", second.url, **facts) for facts in ended)]
+        await world.refresh()
+        seen = world.replicas.see(ReplicaResult(name="pod-b", failure=REFUSED))
+        assert () == assess(seen).findings
+        await world.refresh(GONE_AFTER - 1)
+        assert {"pod-a": first.url} == world.probed()
+
+
+async def test_a_replica_that_crashed_before_it_answered_is_nobody() -> None:
+    """From here it may be out of reach."""
+    async with coderds(1) as (server,):
+        world = World([silent_row("pod-a", server.url, 20)])
+        await world.refresh(2)
+        assert {} == world.probed()
+
+
+async def test_a_replica_that_comes_back_from_a_crash_is_the_same() -> None:
+    """Its new row takes over, at its address as elsewhere."""
+    async with coderds(3) as (first, second, third):
+        alive, before = silent_row("pod-a", first.url, 1), silent_row("pod-b", second.url, 1)
+        world = World([alive, before])
+        await world.refresh()
+        dead = silent_row("pod-b", second.url, 60)
+        for url in (second.url, third.url):
+            world.rows = [alive, dead]
+            await world.refresh()
+            assert {"pod-a", "pod-b"} == set(world.probed())
+            world.rows = [alive, dead, silent_row("pod-b", url, 1, created_timestamp_seconds=1e9 - 30, id=f"new-{url}")]
+            await world.refresh()
+            assert {"pod-a": first.url, "pod-b": url} == world.probed()
+
+
+async def test_a_pod_that_left_dns_is_missed_while_its_row_tells_so() -> None:
+    """Who does not answer is not ready, and not in DNS; the row tells whether it hangs, crashed or was stopped."""
+    async with coderds(1) as (server,):
+        zone: dict[str, tuple[str | SRV, ...] | Answer] = {"coderd.test": ("127.0.0.1",)}
+        async with serve_names(zone) as names:
+            dns = ReplicaDNS(name="coderd.test", port=server.port)
+            world = World([silent_row("pod-a", server.url, 1)], dns=dns, nameservers=[names.address])
+            await world.refresh()
+            assert {"pod-a": server.url} == world.probed()
+            names.zone["coderd.test"] = Answer.NXDOMAIN
+            for silent_seconds in (1, 1, 1, 30, 60, 120):
+                world.rows = [silent_row("pod-a", server.url, silent_seconds)]
+                await world.refresh()
+                assert {"pod-a": server.url} == world.probed()
+            world.rows = [silent_row("pod-a", server.url, 120, stopped=True)]
+            await world.refresh(GONE_AFTER)
+            assert {} == world.probed()
+
+
+async def test_a_table_that_fails_holds_nobody() -> None:
+    """Who left DNS while nobody can read the rows is gone: they tell of a past time."""
+    async with coderds(1) as (server,), serve_names({"coderd.test": ("127.0.0.1",)}) as names:
+        dns = ReplicaDNS(name="coderd.test", port=server.port)
+        world = World([silent_row("pod-a", server.url, 1)], dns=dns, nameservers=[names.address])
+        await world.refresh()
+        names.zone["coderd.test"] = Answer.NXDOMAIN
+        world.rows = ConnectError("gone")
+        await world.refresh(GONE_AFTER)
+        assert {} == world.probed()
 
 
 async def test_an_address_with_a_stopped_row_gives_its_name_to_one_that_runs() -> None:

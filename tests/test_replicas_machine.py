@@ -53,7 +53,8 @@ class Known:
 
 
 class ReplicasMachine(RuleBasedStateMachine):
-    """`listed` is the table, by server; `written` are the servers of a written list, if there is one."""
+    """`listed` are the rows that are written, by server, and `crashed` those that nobody writes any more;
+    `written` are the servers of a written list, if there is one."""
 
     indexes = st.integers(0, SERVERS - 1)
     hostnames = st.sampled_from(["pod-a", "pod-b", "vm"])
@@ -65,6 +66,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         self.servers: list[RawServer] = []
         self.states = ["up"] * SERVERS
         self.listed: dict[int, str] = {}
+        self.crashed: dict[int, str] = {}
         self.table_fails = False
         self.known: dict[int, Known] = {}
         self.expected_replicas: list[tuple[Replica, ...]] = []
@@ -118,6 +120,17 @@ class ReplicasMachine(RuleBasedStateMachine):
             ListedReplica(id=str(index), hostname=hostname, relay_address=self.servers[index].url)
             for index, hostname in self.listed.items()
         ]
+        rows += [
+            ListedReplica(
+                id=f"crashed-{index}",
+                hostname=hostname,
+                relay_address=self.servers[index].url,
+                running=False,
+                silent_seconds=60.0,
+                updated_timestamp_seconds=1000.0,
+            )
+            for index, hostname in self.crashed.items()
+        ]
         # whoever wrote last comes last: the order of rows means nothing
         return tuple(rows)
 
@@ -126,12 +139,20 @@ class ReplicasMachine(RuleBasedStateMachine):
     @rule(index=indexes, hostname=hostnames)
     def list_replica(self, index: int, hostname: str) -> None:
         """A replica comes, or is another process now; it goes to the end of the table."""
-        self.listed.pop(index, None)
+        self.unlist_replica(index)
         self.listed[index] = hostname
 
     @rule(index=indexes)
     def unlist_replica(self, index: int) -> None:
+        """It was stopped, or its row was cleaned up."""
         self.listed.pop(index, None)
+        self.crashed.pop(index, None)
+
+    @rule(index=indexes)
+    def crash(self, index: int) -> None:
+        """It leaves its row."""
+        if index in self.listed:
+            self.crashed[index] = self.listed.pop(index)
 
     @rule(index=indexes, state=st.sampled_from(sorted(IDENTITIES)))
     def answer(self, index: int, state: str) -> None:
@@ -168,7 +189,8 @@ class ReplicasMachine(RuleBasedStateMachine):
     @rule()
     def restart_the_exporter(self) -> None:
         """Another exporter that starts now calls the same replicas the same."""
-        if self.table_fails or any(known.missing for known in self.known.values()):
+        # who crashed before an exporter could reach it is nobody that it knows
+        if self.table_fails or self.crashed or any(known.missing for known in self.known.values()):
             return
         self.refresh()
         other = self.make([])
@@ -189,11 +211,15 @@ class ReplicasMachine(RuleBasedStateMachine):
                 known = self.known.setdefault(index, Known(name))
                 known.missing = 0
             for index in self.known.keys() - present.keys():
-                self.known[index].missing += 1
+                known = self.known[index]
+                missed = index in self.crashed and known.reached and not known.refused
+                known.missing = 0 if missed else known.missing + 1
             self.known = {index: known for index, known in self.known.items() if known.missing < GONE_AFTER}
         for index, known in self.known.items():
             if not self.table_fails and index in self.listed:
                 known.name = self.listed[index]
+            if not self.table_fails and index in self.crashed and self.written:
+                known.name = self.crashed[index]
             if self.states[index] in ("up", "other", "proxy"):
                 known.refused = self.states[index] != "up"
                 known.reached |= not known.refused

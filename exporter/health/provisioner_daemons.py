@@ -39,6 +39,8 @@ _API_VERSION = re.compile(r"(?P<major>[+-]?[0-9]+)\.(?P<minor>[+-]?[0-9]+)")
 _INT64 = range(-(2**63), 2**63)
 # No sentence lists more than so many things.
 _LISTED = 5
+# Names in `hidden`.
+_VERSION, _API = "version", "api_version"
 
 
 class DaemonStatus(StrEnum):
@@ -125,6 +127,7 @@ class ProvisionerDaemonsResult:
             December 2023); then all count as `never`, which means nothing.
         jobs: Waiting ones; None when they cannot be read.
         cut: There are more recent daemons than `recent` holds.
+        hidden: What of a daemon our role may not read; what stands there instead says nothing.
         refused: Organizations whose daemons our token may not see.
         server: None when it did not tell its version.
         source: `tables` or `api`.
@@ -138,6 +141,7 @@ class ProvisionerDaemonsResult:
     liveness_known: bool = True
     jobs: tuple[WaitingJobs, ...] | None = None
     cut: bool = False
+    hidden: frozenset[str] = frozenset()
     refused: tuple[str, ...] = ()
     server: ServerVersion | None = None
     source: str = ""
@@ -169,12 +173,14 @@ def assess(result: ProvisionerDaemonsResult) -> Report:
         (_knows_absence(result), "EPD01", _judge_absence(result)),
         (_server_known(result), "EPD02", _judge_versions(result)),
         (_api_known(result), "EPD03", _judge_api_versions(result)),
-        (True, codes.UNKNOWN, _judge_validity(result)),
+        (_validity_known(result), codes.UNKNOWN, _judge_validity(result)),
         (result.jobs is not None and not result.cut, "XPD02", _judge_jobs(result)),
     )
     # what is seen in a part of the list is there; that it is not seen there says nothing
     partial = result.failure is not None
     not_judged = {code for known, code, finding in judged if not known or (partial and finding is None)}
+    if result.cut:
+        not_judged |= {"EPD02", "EPD03", codes.UNKNOWN} - {finding.code for *_, finding in judged if finding}
     findings += [finding for known, _, finding in judged if known and finding is not None]
     worst = next((finding for finding in findings if finding.severity is Severity.ERROR), None)
     return Report(
@@ -265,11 +271,16 @@ def _knows_absence(result: ProvisionerDaemonsResult) -> bool:
 
 
 def _server_known(result: ProvisionerDaemonsResult) -> bool:
-    return not result.recent or result.server is not None
+    return not result.recent or (result.server is not None and _VERSION not in result.hidden)
 
 
 def _api_known(result: ProvisionerDaemonsResult) -> bool:
-    return not result.recent or _server_major(result) is not None
+    return not result.recent or (_server_major(result) is not None and _API not in result.hidden)
+
+
+def _validity_known(result: ProvisionerDaemonsResult) -> bool:
+    """Either of both versions may be the invalid one."""
+    return not result.recent or result.hidden.isdisjoint((_VERSION, _API)) or _judge_validity(result) is not None
 
 
 def _server_major(result: ProvisionerDaemonsResult) -> int | None:
@@ -322,9 +333,9 @@ def _judge_validity(result: ProvisionerDaemonsResult) -> Finding | None:
     versions = [daemon for daemon in result.recent if not is_valid_version(daemon.version)]
     api_versions = [daemon for daemon in result.recent if parse_api_major(daemon.api_version) is None]
     parts = []
-    if versions:
+    if versions and _VERSION not in result.hidden:
         parts.append(f"{_of_recent(versions, result)} an invalid version: {_tally(repr(d.version) for d in versions)}")
-    if api_versions:
+    if api_versions and _API not in result.hidden:
         tally = _tally(repr(daemon.api_version) for daemon in api_versions)
         parts.append(f"{_of_recent(api_versions, result)} an invalid API version: {tally}")
     if not parts:

@@ -30,6 +30,11 @@ class ListedReplica:
         error: What it says of itself, like peers that it cannot reach; empty: nothing.
         database_latency_seconds: Its own ping of the database; None: not told.
         created_timestamp_seconds: By which the newest of one address is known; 0: not told.
+        stopped: It ended in good order and said so; who does not run and was not stopped crashed, or was
+            killed.
+        updated_timestamp_seconds: When it wrote its row last, by the clock by which it was created; None:
+            not told, as by the API.
+        silent_seconds: For how long it has not written its row, by the database's clock; None: not told.
     """
 
     id: str
@@ -41,6 +46,10 @@ class ListedReplica:
     version: str = ""
     database_latency_seconds: float | None = None
     created_timestamp_seconds: float = 0.0
+    stopped: bool = False
+    # which change with each beat, and make no other replica of it
+    updated_timestamp_seconds: float | None = field(default=None, compare=False)
+    silent_seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,11 @@ _COLUMNS_SQL = (
     "SELECT table_name::text AS t, column_name::text AS c FROM information_schema.columns"
     " WHERE table_schema = 'public' AND table_name = ANY($1::text[])"
 )
+# The catalogue tells of columns that our role may not read, too.
+_THERE_SQL = (
+    "SELECT t, attname::text AS c FROM unnest($1::text[]) AS t JOIN pg_catalog.pg_attribute"
+    " ON attrelid = pg_catalog.to_regclass('public.' || pg_catalog.quote_ident(t)) AND attnum > 0 AND NOT attisdropped"
+)
 _TABLES_SQL = (
     "SELECT t FROM unnest($1::text[]) AS t WHERE pg_catalog.to_regclass('public.' || pg_catalog.quote_ident(t))"
     " IS NOT NULL"
@@ -39,10 +44,11 @@ _VERSION_SQL = "SELECT max(version)::bigint FROM public.schema_migrations"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """What can be read. `version` is that of the schema, None when it is not readable; `tables` are
-    those that exist, readable or not."""
+    those that exist, readable or not; `hidden` are columns that are there, but not for our role."""
 
     version: int | None
     readable: frozenset[tuple[str, str]]
+    hidden: frozenset[tuple[str, str]]
     tables: frozenset[str]
     wanted: Wanted
 
@@ -52,6 +58,10 @@ class Columns:
 
     def has_column(self, table: str, name: str) -> bool:
         return (table, name) in self.readable
+
+    def hides(self, table: str, *names: str) -> bool:
+        """Whether one of these columns is there, but not for us: nothing can stand for it."""
+        return any((table, name) in self.hidden for name in names)
 
     def pick(self, table: str, name: str) -> str:
         """Return the SQL of a wanted column: its name, else what stands for it."""
@@ -64,8 +74,8 @@ class CoderReader:
 
     Args:
         wanted: What the conversations are about.
-        needed: Tables that are looked at anew each time until all is readable that cannot be left
-            out: a right that is granted later moves no schema version.
+        needed: Tables that are looked at anew each time until all of them that there is can be read: a
+            right that is granted later moves no schema version.
     """
 
     def __init__(self, session: Session, wanted: Wanted, *, needed: frozenset[str]) -> None:
@@ -111,13 +121,16 @@ class CoderReader:
         if (_VERSION_TABLE, "version") in readable:
             version = await connection.fetchval(_VERSION_SQL)
         tables = await connection.fetch(_TABLES_SQL, list(self._wanted))
+        there = await connection.fetch(_THERE_SQL, list(self._wanted))
         columns = Columns(
             version=version,
             readable=readable,
+            hidden=frozenset((row["t"], row["c"]) for row in there) - readable,
             tables=frozenset(row["t"] for row in tables),
             wanted=self._wanted,
         )
-        self._columns = columns if all(columns.has(table) for table in self._needed) else None
+        complete = all(columns.has(table) and not columns.hides(table, *self._wanted[table]) for table in self._needed)
+        self._columns = columns if complete else None
         return columns
 
     async def close(self) -> None:

@@ -58,14 +58,16 @@ _WANTED: Wanted = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedDaemons:
     """What the tables say. `organizations` is by name; `liveness_known` False on servers that do not
-    write down when a daemon was seen; `jobs` is None where they cannot be read; `cut`: more daemons were
-    seen lately than are returned."""
+    write down when a daemon was seen; `jobs` is None where they, or what tells who takes them, cannot be
+    read; `cut`: more daemons were seen lately than are returned; `hidden`: what of a daemon is there, but
+    not for our role, so that what stands for it says nothing."""
 
     organizations: tuple[OrganizationDaemons, ...]
     recent: tuple[ProvisionerDaemon, ...]
     liveness_known: bool
     jobs: tuple[WaitingJobs, ...] | None
     cut: bool
+    hidden: frozenset[str] = frozenset()
 
 
 class DaemonTables:
@@ -106,15 +108,17 @@ class DaemonTables:
         now = await connection.fetchval("SELECT clock_timestamp()")
         counts = await connection.fetch(_count_daemons(columns), stale_after_seconds, now)
         rows = await connection.fetch(_select_recent(columns), stale_after_seconds, now)
-        jobs = await connection.fetch(_select_jobs(columns)) if columns.has(_JOBS) else None
+        takers_known = not columns.hides(_DAEMONS, "tags", "organization_id")
+        jobs = await connection.fetch(_select_jobs(columns)) if takers_known and columns.has(_JOBS) else None
         prefixed = columns.version == _PREFIXED_MIGRATION
         try:
             return ListedDaemons(
                 organizations=names.count(counts),
                 recent=tuple(_build_daemon(row, names, prefixed=prefixed) for row in rows[:MAX_RECENT]),
                 liveness_known=columns.has_column(_DAEMONS, "last_seen_at"),
-                jobs=None if jobs is None else tuple(_build_jobs(row, names) for row in jobs),
+                jobs=None if jobs is None else tuple(_build_jobs(row, names) for row in jobs if names.is_there(row)),
                 cut=len(rows) > MAX_RECENT,
+                hidden=frozenset(name for name in _WANTED[_DAEMONS] if columns.hides(_DAEMONS, name)),
             )
         except WireError as error:
             raise ProtocolError(f"reading the list of provisioner daemons: {error}") from error
@@ -126,7 +130,8 @@ class _Names:
 
     def __init__(self, rows: list[Any]) -> None:
         self._names: dict[str, str] = {row["id"]: row["name"] for row in rows}
-        self._shown = {row["id"] for row in rows if not row["deleted"]}
+        self._deleted = {row["id"] for row in rows if row["deleted"]}
+        self._shown = self._names.keys() - self._deleted
         self._default = next((row["id"] for row in rows if row["is_default"]), "")
 
     def id_of(self, row: Any) -> str:
@@ -136,6 +141,10 @@ class _Names:
     def name_of(self, row: Any) -> str:
         organization_id = self.id_of(row)
         return self._names.get(organization_id, organization_id)
+
+    def is_there(self, row: Any) -> bool:
+        """Whether the organization of a row was not deleted: what waits there waits for ever, for nobody."""
+        return self.id_of(row) not in self._deleted
 
     def count(self, rows: list[Any]) -> tuple[OrganizationDaemons, ...]:
         """Return the counts by name; an organization that has no daemons has zeros."""
@@ -153,14 +162,21 @@ def _aged(columns: Columns) -> str:
     """The daemons with their ages in seconds at the moment $2: null for who was never seen, 0 for who
     was seen in the future. Columns are named, since `*` needs a right to all of them."""
     selected = ", ".join(
-        f"({columns.pick(_DAEMONS, name)})::{'text[]' if name == 'provisioners' else 'text'} AS {name}"
+        _select_as(columns, _DAEMONS, name, "text[]" if name == "provisioners" else "text")
         for name in _WANTED[_DAEMONS]
         if name != "last_seen_at"
     )
     seen = f"({columns.pick(_DAEMONS, 'last_seen_at')})::timestamptz"
-    # `greatest` passes over null, hence the case
-    age = f"CASE WHEN {seen} IS NOT NULL THEN greatest(0, extract(epoch FROM $2::timestamptz - {seen}))::float8 END"
+    # `greatest` passes over null, hence the case; times may be infinite, which subtracts only as a number
+    age = f"extract(epoch FROM $2::timestamptz)::float8 - extract(epoch FROM {seen})::float8"
+    age = f"CASE WHEN {seen} IS NOT NULL THEN greatest(0, {age}) END"
     return f"(SELECT {selected}, {age} AS age_seconds FROM public.{_DAEMONS}) AS aged"
+
+
+def _select_as(columns: Columns, table: str, name: str, kind: str) -> str:
+    """What stands for a column that a server lacks stands for a null, too: today none of them is ever null."""
+    other = _WANTED[table][name] or "''"
+    return f"coalesce(({columns.pick(table, name)})::{kind}, ({other})::{kind}) AS {name}"
 
 
 def _count_daemons(columns: Columns) -> str:
@@ -183,8 +199,7 @@ def _select_recent(columns: Columns) -> str:
 def _select_organizations(columns: Columns) -> str:
     casts = {"is_default": "boolean", "deleted": "boolean"}
     selected = ", ".join(
-        f"({columns.pick(_ORGANIZATIONS, name)})::{casts.get(name, 'text')} AS {name}"
-        for name in _WANTED[_ORGANIZATIONS]
+        _select_as(columns, _ORGANIZATIONS, name, casts.get(name, "text")) for name in _WANTED[_ORGANIZATIONS]
     )
     return f"SELECT {selected} FROM public.{_ORGANIZATIONS} ORDER BY name, id LIMIT {MAX_RECENT}"
 
@@ -192,9 +207,10 @@ def _select_organizations(columns: Columns) -> str:
 def _select_jobs(columns: Columns) -> str:
     # what a daemon looks for when it asks for work; an index of Coder's has exactly these rows
     return (
-        "SELECT organization_id::text AS organization_id, tags::text AS tags,"
+        "SELECT organization_id::text AS organization_id, coalesce(tags::text, '{}') AS tags,"
         f" ({columns.pick(_JOBS, 'provisioner')})::text AS kind, count(*)::bigint AS count,"
-        " greatest(0, extract(epoch FROM max(clock_timestamp() - created_at)))::float8 AS oldest_seconds"
+        " greatest(0, extract(epoch FROM clock_timestamp())::float8 - extract(epoch FROM min(created_at))::float8)"
+        " AS oldest_seconds"
         f" FROM public.{_JOBS} WHERE started_at IS NULL AND canceled_at IS NULL AND completed_at IS NULL"
         f" GROUP BY 1, 2, 3 ORDER BY oldest_seconds DESC, 1, 2, 3 LIMIT {MAX_WAITING}"
     )

@@ -40,11 +40,6 @@ _WANTED: Wanted = {
     },
 }
 _NEEDED = [name for name, other in _WANTED[_REPLICAS].items() if other is None]
-# The catalogue tells of columns that our role may not read, too.
-_HAS_PRIMARY_SQL = (
-    "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute"
-    " WHERE attrelid = pg_catalog.to_regclass('public.replicas') AND attname = 'primary' AND NOT attisdropped)"
-)
 
 
 class ReplicaTable:
@@ -76,7 +71,7 @@ class ReplicaTable:
             hidden = {name for name in _NEEDED if not columns.has_column(_REPLICAS, name)}
             # older than July 2023 there are rows of coderd only; but who may not see which rows are
             # proxies' must not take all for coderd's
-            old = hidden == {"primary"} and not await connection.fetchval(_HAS_PRIMARY_SQL)
+            old = hidden == {"primary"} and not columns.hides(_REPLICAS, "primary")
             if hidden and not old:
                 raise refuse("reading the list of replicas", _REPLICAS)
             rows = await connection.fetch(_select(columns, primary="true" if old else '"primary"'))
@@ -88,15 +83,19 @@ def _select(columns: Columns, *, primary: str) -> str:
         return f"({columns.pick(_REPLICAS, name)})"
 
     def text(name: str, characters: int = MAX_TEXT_CHARACTERS) -> str:
-        return f"left({pick(name)}::text, {characters}) AS {name}"
+        return f"coalesce(left({pick(name)}::text, {characters}), '') AS {name}"
 
+    # none of them is ever null today; what says nothing is no primary, and does not run
     return (
         f"SELECT {text('id')}, {text('hostname')}, {text('relay_address', MAX_URL_CHARACTERS)}, {text('version')},"
-        f" {text('error')}, {primary} AS is_primary,"
+        f" {text('error')}, coalesce({primary}, false) AS is_primary, stopped_at IS NOT NULL AS stopped,"
         f" {pick('database_latency')}::bigint AS latency_microseconds,"
         f" extract(epoch FROM {pick('created_at')}::timestamptz)::float8 AS created,"
-        f" (stopped_at IS NULL AND updated_at >= clock_timestamp() - CASE WHEN {primary}"
-        f" THEN interval '{PRIMARY_RECENT_SECONDS} seconds' ELSE interval '{PROXY_RECENT_SECONDS} seconds' END)"
+        " extract(epoch FROM updated_at)::float8 AS updated,"
+        " greatest(0, extract(epoch FROM clock_timestamp())::float8 - extract(epoch FROM updated_at)::float8)"
+        " AS silent_seconds,"
+        f" coalesce(stopped_at IS NULL AND updated_at >= clock_timestamp() - CASE WHEN {primary}"
+        f" THEN interval '{PRIMARY_RECENT_SECONDS} seconds' ELSE interval '{PROXY_RECENT_SECONDS} seconds' END, false)"
         f" AS running FROM public.replicas ORDER BY running DESC, created DESC NULLS LAST, 1 LIMIT {MAX_ROWS}"
     )
 
@@ -114,4 +113,7 @@ def _build(row: Any) -> ListedReplica:
         # a replica that has not pinged yet writes 0
         database_latency_seconds=latency / 1e6 if latency else None,
         created_timestamp_seconds=row["created"] or 0.0,
+        stopped=row["stopped"],
+        updated_timestamp_seconds=row["updated"],
+        silent_seconds=row["silent_seconds"],
     )

@@ -79,7 +79,8 @@ class CoderTables:
             if "workspace_proxies" not in columns.tables:
                 self.cut = False
                 return ()
-            if not columns.has("workspace_proxies"):
+            # who was deleted must not be taken for one that is down
+            if not columns.has("workspace_proxies") or columns.hides("workspace_proxies", "deleted"):
                 raise refuse("reading the list of workspace proxies", "workspace_proxies")
             rows = await connection.fetch(_select_proxies(columns))
             replicas = await connection.fetch(_REPLICAS_SQL) if columns.has("replicas") else []

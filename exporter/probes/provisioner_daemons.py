@@ -139,6 +139,7 @@ async def _read_tables(
         liveness_known=listed.liveness_known,
         jobs=listed.jobs,
         cut=listed.cut,
+        hidden=listed.hidden,
         source="tables",
     )
 
@@ -321,7 +322,7 @@ def _read_answer(exchange: http.Exchange, path: str) -> bytes:
             raise ProtocolError(f"GET {path} answered more than {MAX_BODY_BYTES} bytes")
         return exchange.body
     said = coder_json.parse_error(exchange.body)
-    if coder_json.BUILD_VERSION_HEADER in exchange.headers:
+    if said.from_coder or coder_json.BUILD_VERSION_HEADER in exchange.headers:  # which a front may take away
         if status == 403:
             unlicensed = any(word in said.message.lower() for word in ("premium", "enterprise", "license"))
             raise _Off(OffReason.NOT_LICENSED if unlicensed else OffReason.FORBIDDEN)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +25,7 @@ from exporter.health.workspace_proxy import ListedProxy
 from exporter.net import coder_json, http, reach, resolver
 from exporter.net.coder_account import parse_replicas
 from exporter.targets.model import Replica, ReplicaDNS, ReplicaSource
+from exporter.targets.replica_ends import MISSED_SECONDS, Ends, find_ends
 from exporter.targets.replica_names import Place, find_place, normalise_host
 from exporter.targets.token_source import read_token
 from exporter.targets.url_source import read_url
@@ -32,6 +33,8 @@ from exporter.wire.url import Origin, parse_origin
 
 API_PATH = "/api/v2/replicas"
 MAX_BODY_BYTES = 1 << 20
+# A crashed replica is missed for at least so many looks.
+MISSED_INTERVALS = 5
 # How many names of replicas are looked up at a time.
 _LOOKUPS_AT_ONCE = 10
 
@@ -75,6 +78,9 @@ class Sighting:
         source: Who told of them: `urls`, `dns`, `table` or `api`; empty for nobody.
         failure: Why nobody could tell, or why their names could not be asked.
         left_out: How many more there are than are returned.
+        held: Rows by the places that they tell, of replicas that are missed when a source does not list
+            them: they run by their row, or crashed and were not replaced. Those of this look only.
+        succeeded: Places of replicas that were begun anew at another place.
     """
 
     access_origin: Origin | None
@@ -82,6 +88,8 @@ class Sighting:
     source: str = ""
     failure: Failure | None = None
     left_out: int = 0
+    held: Mapping[Place, ListedReplica] = field(default_factory=dict)
+    succeeded: frozenset[Place] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +149,8 @@ class ReplicaWatch:
             self._rows = listing.rows
         if isinstance(found, Failure):
             return Sighting(access_origin=access_origin, candidates=None, source="dns", failure=found)
-        rows = _Rows(self._rows)
+        missed_seconds = max(MISSED_SECONDS, MISSED_INTERVALS * self._source.interval_seconds)
+        rows = _Rows(self._rows, find_ends(self._rows, missed_seconds=missed_seconds))
         if found is not None:
             source = "dns" if self._source.dns is not None else "urls"
             candidates = [rows.recognise(one) for one in _without_twins(found, rows)]
@@ -150,7 +159,10 @@ class ReplicaWatch:
         else:
             source = listing.source
             candidates = list(rows.running(access_origin)) if listing.rows is not None else []
-        return self._sum_up(candidates, access_origin, source, listing.failure)
+        sighting = self._sum_up(candidates, access_origin, source, listing.failure)
+        if listing.rows is None:
+            return sighting
+        return replace(sighting, held=rows.held(), succeeded=rows.succeeded())
 
     def _sum_up(
         self, candidates: list[Candidate], access_origin: Origin | None, source: str, failure: Failure | None
@@ -283,7 +295,8 @@ class ReplicaWatch:
 class _Rows:
     """Rows by the place at which a replica answers."""
 
-    def __init__(self, rows: Iterable[ListedReplica]) -> None:
+    def __init__(self, rows: Iterable[ListedReplica], ends: Ends) -> None:
+        self._ends = ends
         self._by_place: dict[Place, tuple[Origin, ListedReplica]] = {}
         self._primaries: Counter[Place] = Counter()  # that run
         # of one place the one that runs, a coderd before a proxy, and the newest: the old one crashed just now
@@ -322,8 +335,21 @@ class _Rows:
         # needs no address of its own
         owned = access_place is not None and self._primaries[access_place] == 1 and len(self._primaries) > 1
         for place, (origin, row) in self._by_place.items():
-            if row.running and row.primary and (place != access_place or owned):
+            here = row.running and row.primary and row.id not in self._ends.succeeded
+            if here and (place != access_place or owned):
                 yield Candidate(origin=origin, name=row.hostname, hostname=row.hostname, row=row)
+
+    def held(self) -> dict[Place, ListedReplica]:
+        """The rows of coderd that tell of a replica which is there, or should be."""
+        return {
+            place: row
+            for place, (_, row) in self._by_place.items()
+            if row.primary and row.id not in self._ends.succeeded and (row.running or row.id in self._ends.crashed)
+        }
+
+    def succeeded(self) -> frozenset[Place]:
+        """The places of replicas that are elsewhere now."""
+        return frozenset(place for place, (_, row) in self._by_place.items() if row.id in self._ends.succeeded)
 
 
 def _without_twins(found: Sequence[_Found], rows: _Rows) -> Iterator[_Found]:
@@ -360,7 +386,7 @@ def _read_answer(exchange: http.Exchange) -> tuple[ListedReplica, ...] | None:
         except WireError as error:
             raise ProtocolError(f"GET {API_PATH} answered no list of replicas: {error}") from error
     said = coder_json.parse_error(exchange.body)
-    from_coder = coder_json.BUILD_VERSION_HEADER in exchange.headers or said.unknown_route
+    from_coder = said.from_coder or coder_json.BUILD_VERSION_HEADER in exchange.headers
     # not licensed, not an Owner's token, or signed out
     if from_coder and (status in (403, 404) or (status == 401 and said.signed_out)):
         return None

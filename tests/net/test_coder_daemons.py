@@ -74,12 +74,13 @@ async def put_job(
     ended: str = "",
     age_seconds: float = 0.0,
     kind: str = "terraform",
+    organization_id: str = DEFAULT,
 ) -> None:
     more = f", {ended}" if ended else ""
     value = ", now()" if ended else ""
     await server.execute(
         "INSERT INTO provisioner_jobs (id, organization_id, initiator_id, provisioner, storage_method, type, file_id,"
-        f" tags, created_at{more}) VALUES (gen_random_uuid(), '{DEFAULT}', gen_random_uuid(),"
+        f" tags, created_at{more}) VALUES (gen_random_uuid(), '{organization_id}', gen_random_uuid(),"
         " $1::text::provisioner_type, 'file', 'workspace_build', gen_random_uuid(), $2::text::jsonb,"
         f" clock_timestamp() - $3::float8 * interval '1 second'{value})",
         *(kind, json.dumps(UNTAGGED if tags is None else tags), age_seconds),
@@ -260,6 +261,25 @@ async def test_reads_without_the_optional_grants(server: PostgresServer, tables:
     assert (["coder"], 1) == ([one.organization for one in listed.organizations], len(listed.jobs))
 
 
+@pytest.mark.parametrize("column", ["tags", "provisioners", "version", "api_version", "organization_id"])
+async def test_a_column_that_is_hidden_is_no_column_that_is_missing(
+    server: PostgresServer, tables: DaemonTables, column: str
+) -> None:
+    """What stands for it says nothing of a daemon, and nobody knows who takes a job without its tags or its
+    organization; once granted, it is read."""
+    await put_daemon(server, "one")
+    await put_job(server)
+    assert frozenset() == (await read(tables)).hidden
+    await server.execute(f"REVOKE SELECT ({column}) ON provisioner_daemons FROM coder_exporter")
+    for _ in range(2):
+        listed = await read(tables)
+        assert ({column}, 1) == (listed.hidden, len(listed.recent))
+        assert (column in ("tags", "organization_id")) is (listed.jobs is None)
+    await server.create_role()
+    listed = await read(tables)
+    assert (frozenset(), True) == (listed.hidden, listed.jobs is not None)
+
+
 async def test_the_kind_of_a_job_is_optional(server: PostgresServer, tables: DaemonTables) -> None:
     """A role that was made before it was granted still tells what waits."""
     await put_job(server)
@@ -285,6 +305,51 @@ async def test_what_is_too_much_is_cut(
         listed.cut,
         sum(one.recent for one in listed.organizations),
     )
+
+
+async def test_what_no_coder_writes(server: PostgresServer, tables: DaemonTables) -> None:
+    """Null where it is never null is what a server without the column would have, and times may have no end."""
+    of_daemons = ("name", "provisioners", "tags", "version", "api_version", "organization_id", "key_id")
+    columns = {"provisioner_daemons": of_daemons, "provisioner_jobs": ("tags",), "organizations": ("name",)}
+    await server.execute(
+        "".join(
+            f"ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL;"
+            for table, names in columns.items()
+            for column in names
+        )
+        + "INSERT INTO provisioner_daemons (id, name, provisioners, tags, last_seen_at, version, api_version,"
+        " organization_id) SELECT gen_random_uuid(), NULL, NULL, NULL, when_seen::timestamptz, NULL, NULL, NULL"
+        " FROM unnest(ARRAY['infinity', '-infinity', NULL]) AS when_seen;"
+    )
+    await put_job(server)
+    await server.execute("UPDATE provisioner_jobs SET tags = NULL, created_at = '-infinity'")
+    await server.execute(f"INSERT INTO organizations (id, name) VALUES ('{OTHER}', NULL)")
+    listed = await read(tables)
+    (daemon,) = listed.recent
+    assert ("", {}, (), "", "1.0", DEFAULT, 0.0) == (
+        daemon.name,
+        daemon.tags,
+        daemon.provisioners,
+        daemon.version,
+        daemon.api_version,
+        daemon.organization_id,
+        daemon.age_seconds,
+    )
+    assert {"": (0, 0, 0), "coder": (1, 1, 1)} == {
+        one.organization: (one.recent, one.stale, one.never) for one in listed.organizations
+    }
+    assert listed.jobs is not None
+    assert [{}] == [one.tags for one in listed.jobs]
+
+
+async def test_jobs_of_a_deleted_organization(server: PostgresServer, tables: DaemonTables) -> None:
+    """They wait for ever, and for nobody."""
+    await server.execute(f"INSERT INTO organizations (id, name, deleted) VALUES ('{OTHER}', 'gone', true)")
+    await put_job(server, organization_id=OTHER)
+    await put_job(server)
+    jobs = (await read(tables)).jobs
+    assert jobs is not None
+    assert ["coder"] == [one.organization for one in jobs]
 
 
 async def test_tags_that_are_none(server: PostgresServer, tables: DaemonTables) -> None:

@@ -116,6 +116,42 @@ async def test_a_replica_that_has_not_pinged_yet(server: PostgresServer, table: 
     assert row.database_latency_seconds is None
 
 
+async def test_how_and_when_it_ended(server: PostgresServer, table: ReplicaTable) -> None:
+    """Who was stopped is told from who only fell silent, and for how long, by the database's own clock."""
+    await _put(server, "stopped", stopped=True, age_seconds=20.0)
+    await _put(server, "silent", age_seconds=100.0)
+    rows = {row.hostname: row for row in await _read(table)}
+    assert (True, False) == (rows["stopped"].stopped, rows["silent"].stopped)
+    silent, updated = rows["silent"].silent_seconds, rows["silent"].updated_timestamp_seconds
+    assert silent is not None
+    assert updated is not None
+    assert 100.0 <= silent <= 100.0 + PATIENCE_SECONDS
+    assert 80.0 == pytest.approx((rows["stopped"].updated_timestamp_seconds or 0.0) - updated, abs=PATIENCE_SECONDS)
+
+
+async def test_what_no_coder_writes(server: PostgresServer, table: ReplicaTable) -> None:
+    """Null where it is never null, and times without end: such a row does not run, and breaks nothing."""
+    columns = ("hostname", "relay_address", "version", "error", '"primary"', "updated_at", "created_at")
+    await server.execute(
+        "".join(f"ALTER TABLE replicas ALTER COLUMN {column} DROP NOT NULL;" for column in columns)
+        + 'INSERT INTO replicas (id, region_id, hostname, relay_address, version, error, "primary", updated_at,'
+        " created_at) SELECT gen_random_uuid(), 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL;"
+        " INSERT INTO replicas (id, region_id, hostname, updated_at, created_at)"
+        " SELECT gen_random_uuid(), 1, when_seen, when_seen::timestamptz, when_seen::timestamptz"
+        " FROM unnest(ARRAY['infinity', '-infinity']) AS when_seen"
+    )
+    rows = {row.hostname: row for row in await _read(table)}
+    assert ("", "", "", False, False, None) == (
+        rows[""].relay_address,
+        rows[""].version,
+        rows[""].error,
+        rows[""].primary,
+        rows[""].running,
+        rows[""].updated_timestamp_seconds,
+    )
+    assert {"infinity": True, "-infinity": False, "": False} == {name: row.running for name, row in rows.items()}
+
+
 async def test_a_server_without_the_table(server: PostgresServer, table: ReplicaTable) -> None:
     """It has none to tell of, which is not the same as an empty one."""
     await server.execute("DROP TABLE replicas")

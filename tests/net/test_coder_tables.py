@@ -119,6 +119,8 @@ async def test_a_server_without_the_table_has_no_proxies(server: PostgresServer,
     [
         "REVOKE ALL ON workspace_proxies FROM coder_exporter; REVOKE ALL (id, name, url, version, deleted, updated_at,"
         " region_id) ON workspace_proxies FROM coder_exporter",
+        # a deleted proxy must not be taken for one that is down
+        "REVOKE SELECT (deleted) ON workspace_proxies FROM coder_exporter",
         # a migration that dropped the table and created it anew
         "ALTER TABLE workspace_proxies RENAME TO before; CREATE TABLE workspace_proxies (LIKE before INCLUDING ALL);"
         " DROP TABLE before; UPDATE schema_migrations SET version = version + 1",

@@ -41,6 +41,10 @@ def recorded(name: str, status: int = 200, **headers: str) -> bytes:
     return json_response((DATA / name).read_text(), status, **CODER | headers)
 
 
+def bare(name: str, status: int) -> bytes:
+    return json_response((DATA / name).read_text(), status)
+
+
 def said(value: object, status: int = 200, **headers: str) -> bytes:
     return json_response(json.dumps(value), status, **CODER | headers)
 
@@ -221,6 +225,11 @@ async def test_a_server_without_a_list_of_organizations() -> None:
         ({"ORGS": recorded("debug-health-401.json", 401)}, OffReason.FORBIDDEN),
         ({"ORGS": said([])}, OffReason.FORBIDDEN),
         ({"ORGS": recorded("unknown-route.json", 404)}, OffReason.NOT_SUPPORTED),
+        # a front took Coder's headers away
+        ({"LIST": bare("provisionerdaemons-404-member.json", 404)}, OffReason.FORBIDDEN),
+        ({"LIST": bare("unknown-route.json", 404)}, OffReason.NOT_SUPPORTED),
+        ({"LIST": bare("workspaceproxies-member.json", 403)}, OffReason.NOT_LICENSED),
+        ({"ORGS": bare("debug-health-401.json", 401)}, OffReason.FORBIDDEN),
     ],
 )
 async def test_no_right_is_no_failure(more: dict[str, Answer], off: OffReason) -> None:

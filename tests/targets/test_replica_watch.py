@@ -28,7 +28,8 @@ def read_answer(name: str) -> str:
 
 
 def row(hostname: str, address: str, **more: object) -> ListedReplica:
-    return ListedReplica(id=f"id-{hostname}", hostname=hostname, relay_address=address, **more)  # type: ignore[arg-type]
+    given: dict[str, object] = {"id": f"id-{hostname}", "hostname": hostname, "relay_address": address}
+    return ListedReplica(**given | more)  # type: ignore[arg-type]
 
 
 class Table:
@@ -119,6 +120,40 @@ async def test_two_rows_of_one_address() -> None:
         assert {"http://10.0.0.1:8080": "new"} == names(await watch(Table(rows)).look())
 
 
+async def test_who_is_held_is_told_by_place() -> None:
+    """Who runs, or crashed; neither who was stopped, nor a proxy, nor one that is elsewhere now."""
+
+    def aged(name: str, url: str, silent_seconds: float, began: float = 1.0, **more: object) -> ListedReplica:
+        times = {"created_timestamp_seconds": began, "updated_timestamp_seconds": 1e6 - silent_seconds}
+        given = {"silent_seconds": silent_seconds, "running": silent_seconds <= 15, **times}
+        return row(name, url, **given | more)
+
+    rows = (
+        aged("runs", "http://10.0.0.1:8080", 1),
+        aged("crashed", "http://10.0.0.2:8080", 100),
+        aged("stopped", "http://10.0.0.3:8080", 100, stopped=True, primary=False),
+        aged("proxy", "http://10.0.0.4:8080", 100, primary=False),
+        aged("long-ago", "http://10.0.0.5:8080", 601),
+        aged("moved", "http://10.0.0.6:8080", 100),
+        aged("moved", "http://10.0.0.7:8080", 1, began=1e6 - 50, id="moved-there"),
+    )
+    sighting = await watch(Table(rows)).look()
+    assert {"10.0.0.1:8080": "runs", "10.0.0.2:8080": "crashed", "10.0.0.7:8080": "moved"} == {
+        str(place): found.hostname for place, found in sighting.held.items()
+    }
+    assert ["10.0.0.6:8080"] == [str(place) for place in sighting.succeeded]
+    assert {"http://10.0.0.1:8080": "runs", "http://10.0.0.7:8080": "moved"} == names(sighting)
+
+
+async def test_nobody_is_held_by_rows_of_before() -> None:
+    """Neither when the table fails nor when we may not read it any more."""
+    table = Table((row("runs", "http://10.0.0.1:8080"),))
+    looking = watch(table)
+    assert 1 == len((await looking.look()).held)
+    for table.rows in (ConnectError("gone"), AuthError("denied"), None):
+        assert {} == (await looking.look()).held
+
+
 async def test_a_proxy_hides_no_coderd_of_the_same_address() -> None:
     """Which of them answers there is told by who is asked; a coderd that was stopped hides no proxy."""
     coderd = row("coderd-0", "http://10.0.0.1:8080", created_timestamp_seconds=1.0)
@@ -200,6 +235,9 @@ _VERSION = {"X_Coder_Build_Version": "v2.26.0"}
     [
         json_response(read_answer("provisionerdaemons-404-member.json"), status=404, **_VERSION),
         json_response(read_answer("unknown-route.json"), status=404),
+        # a front took Coder's headers away
+        json_response(read_answer("provisionerdaemons-404-member.json"), status=404),
+        json_response('{"message": "High Availability is a Premium feature."}', status=403),
         json_response('{"message": "High Availability is a Premium feature."}', status=403, **_VERSION),
         json_response(read_answer("debug-health-401-unknown-token.json"), status=401, **_VERSION),
         json_response("[]"),
