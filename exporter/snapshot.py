@@ -51,13 +51,15 @@ MAX_OWED = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What is known of one target. `settled` holds active codes and those on their way; `last_failure` is
-    that of the latest run that failed, None when none did; `owed` runs wait for `Snapshot.thaw`;
+    """What is known of one target. `settled` holds active codes and those on their way; `judged` is
+    the latest run that settled, and `last_failure` that of the latest of those that failed, each None when
+    there was none; `owed` runs wait for `Snapshot.thaw`;
     `observation` is the one that settled last, None when it was none that could come again."""
 
     health: TargetHealth
     settled: Mapping[str, settle.Settled]
     last_success_timestamp_seconds: float | None
+    judged: TargetHealth | None = None
     last_failure: Failure | None = None
     owed: tuple[Owed, ...] = ()
     observation: Hashable | None = None
@@ -114,10 +116,13 @@ class SectionRollup:
                     self._settled_severities[state.severity] += step
         self.observed_severity = _find_worst(self._observed_severities)
         self.settled_severity = _find_worst(self._settled_severities)
+        states = new.settled if new is not None else {}
         for entry in (old, new):
             for code in entry.settled if entry is not None else ():
                 if self.active[code] > 0:
-                    self.since_timestamp_seconds.setdefault(code, now)
+                    # what waited to settle did so as if at its own time
+                    began = states[code].since_timestamp_seconds if code in states else None
+                    self.since_timestamp_seconds.setdefault(code, now if began is None else began)
                 else:
                     self.since_timestamp_seconds.pop(code, None)
                     del self.active[code]
@@ -254,10 +259,16 @@ class Snapshot:
         for key in self._owing:
             old = self._entries[key]
             rollup = self._sections[key.section_key]
-            settled, observation = old.settled, old.observation
+            entry = replace(old, owed=())
             if settles:
-                settled, observation = self._settle(settled, observation, old.owed, key, rollup.policy)
-            entry = replace(old, settled=settled, owed=(), observation=observation)
+                settled, observation = self._settle(old.settled, old.observation, old.owed, key, rollup.policy)
+                entry = replace(
+                    entry,
+                    settled=settled,
+                    observation=observation,
+                    judged=old.health,
+                    last_failure=_find_last_failure(old.owed) or old.last_failure,
+                )
             self._entries[key] = entry
             rollup.swap(old, entry, now)
             touched[key.section_key] = None
@@ -332,15 +343,19 @@ class Snapshot:
     ) -> Entry:
         settled = old.settled if old is not None else {}
         observation = old.observation if old is not None else None
+        judged = old.judged if old is not None else None
+        last_failure = old.last_failure if old is not None else None
         waiting = old.owed if old is not None else ()
+        failure = health.report.failure
         owed = Owed(report=health.report, timestamp_seconds=now, elapsed_seconds=elapsed_seconds)
         if deferred:
             waiting = (*waiting, owed)[-MAX_OWED:]
         else:
             if not frozen:
                 settled, observation = self._settle(settled, observation, (*waiting, owed), health.key, policy)
+                judged = health
+                last_failure = failure or _find_last_failure(waiting) or last_failure
             waiting = ()
-        failure = health.report.failure
         last_success = health.started_timestamp_seconds
         return Entry(
             health=health,
@@ -348,7 +363,8 @@ class Snapshot:
             last_success_timestamp_seconds=(
                 last_success if failure is None else (old.last_success_timestamp_seconds if old is not None else None)
             ),
-            last_failure=failure or (old.last_failure if old is not None else None),
+            judged=judged,
+            last_failure=last_failure,
             owed=waiting,
             observation=observation,
         )
@@ -397,6 +413,10 @@ class Snapshot:
             if state is not settle.INITIAL:
                 settled[code] = state
         return settled
+
+
+def _find_last_failure(runs: Sequence[Owed]) -> Failure | None:
+    return next((run.report.failure for run in reversed(runs) if run.report.failure is not None), None)
 
 
 def _find_worst(counts: Counter[Severity]) -> Severity:

@@ -336,10 +336,12 @@ class _Regions:
 
 
 def _tell_trouble(section: Section | str, code: str, state: Settled, entry: Entry, regions: _Regions) -> Trouble:
-    failure = entry.health.report.failure or entry.last_failure
+    # what was seen while this host was cut off says nothing of why a code is active
+    judged = entry.judged or entry.health
+    failure = judged.report.failure or entry.last_failure
     relies = None
     if section == Section.DERP:
-        region_id = _find_region(entry.health.result)
+        region_id = _find_region(judged.result)
         relies = None if region_id is None else regions.relies(region_id)
     return Trouble(
         section=section,
@@ -349,7 +351,7 @@ def _tell_trouble(section: Section | str, code: str, state: Settled, entry: Entr
         phase=None if failure is None else failure.phase,
         reason=None if failure is None else failure.reason,
         # a good run that does not end it yet tells nothing of what it was
-        coder_in_trouble=state.streak > 0 or _is_coder_in_trouble(entry.health.result),
+        coder_in_trouble=state.streak > 0 or _is_coder_in_trouble(judged.result),
         relies=relies,
     )
 

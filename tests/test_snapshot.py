@@ -359,3 +359,35 @@ def test_the_last_failure_is_kept_while_runs_succeed() -> None:
         snapshot.commit("prod/p", [make_health("eu", *codes, run=run)], now=START + run, elapsed_seconds=run)
     (entry,) = snapshot.entries.values()
     assert (None, "refused") == (entry.health.report.failure, entry.last_failure and entry.last_failure.message)
+
+
+def test_what_waited_is_active_since_its_own_time() -> None:
+    """A run that settles only once a suspicion is over has been active since it was made."""
+    snapshot = make_snapshot(raise_after=1)
+    snapshot.commit("prod/p", [make_health("eu", "EWP04")], now=START + 1, elapsed_seconds=1, deferred=True)
+    assert {} == snapshot.sections[KEY].since_timestamp_seconds
+    snapshot.thaw(settles=True, now=START + 4)
+    (entry,) = snapshot.entries.values()
+    assert START + 1 == entry.active["EWP04"].since_timestamp_seconds
+    assert {"EWP04": START + 1} == snapshot.sections[KEY].since_timestamp_seconds
+
+
+def test_runs_that_do_not_settle_judge_nothing() -> None:
+    """What was seen while this host is cut off, or may be, is not the run that a code is active by."""
+    snapshot = make_snapshot()
+    steps: tuple[tuple[str, dict[str, bool]], ...] = (("settled", {}), ("frozen", {"frozen": True}))
+    steps += (("deferred", {"deferred": True}),)
+    told = []
+    for run, (message, how) in enumerate(steps, start=1):
+        health = make_health("eu", "EWP04", run=run)
+        failure = Failure(reason=Reason.REFUSED, message=message)
+        health = replace(health, report=replace(health.report, failure=failure))
+        snapshot.commit("prod/p", [health], now=START + run, elapsed_seconds=run, **how)
+        (entry,) = snapshot.entries.values()
+        assert entry.judged is not None
+        assert entry.last_failure is not None
+        told.append((entry.judged.run, entry.last_failure.message))
+    assert [(1, "settled")] * 3 == told
+    snapshot.thaw(settles=True, now=START + 9)
+    (entry,) = snapshot.entries.values()
+    assert (3, "deferred") == (entry.judged and entry.judged.run, entry.last_failure and entry.last_failure.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -390,6 +391,25 @@ def test_the_phase_of_the_last_failure_tells_the_layer(layer: Layer, phase: Phas
     assert layer is world.find_layer()
     world.see(key(Section.ACCESS_URL), runs=1)
     assert world.find_layer() is None
+
+
+def test_what_is_seen_while_this_host_is_cut_off_moves_no_layer() -> None:
+    """An outage of before stays what it was: a lost route of our own is no trouble of the access URL's."""
+    world = World()
+    answered = Failure(reason=Reason.STATUS, phase=Phase.PROCESSING, message="status 503")
+    world.see(key(Section.DATABASE), ("EDB01", E))
+    world.see(key(Section.ACCESS_URL), ("XACS06", E), failure=answered, result=access_url(503))
+    assert Layer.DATABASE is world.find_layer()
+    (entry,) = world.snapshot.sections[key(Section.ACCESS_URL)].entries.values()
+    unrouted = Failure(reason=Reason.UNREACHABLE, phase=Phase.CONNECT, message="no route")
+    report = Report(
+        section=Section.ACCESS_URL,
+        findings=(Finding(code="EACS03", severity=E, message="no route"),),
+        failure=unrouted,
+    )
+    health = replace(entry.health, run=next(RUNS), result=None, report=report)
+    world.snapshot.commit(f"{key(Section.ACCESS_URL)}/c", [health], now=START, elapsed_seconds=1e6, frozen=True)
+    assert Layer.DATABASE is world.find_layer()
 
 
 def test_replicas_and_reports_break_no_layer() -> None:

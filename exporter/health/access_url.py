@@ -102,18 +102,27 @@ class AccessURLResult:
 
 
 def choose_best(attempts: tuple[FamilyAttempt, ...]) -> FamilyAttempt | None:
-    """Return a good attempt, else one that got a whole answer, else one that this host had a route
-    for, else the first; None when there is none."""
+    """Return a good attempt, else one that got a whole answer, else the one that came furthest, of those
+    that this host had a route for; None when there is none. A family that was never served says less of
+    an outage than the one that worked until now."""
     if len(attempts) == 1:
         return attempts[0]
     for wanted in (
         [attempt for attempt in attempts if attempt.up],
         [attempt for attempt in attempts if attempt.status is not None and attempt.failure is None],
-        [attempt for attempt in attempts if not attempt.no_route],
     ):
         if wanted:
             return wanted[0]
-    return attempts[0] if attempts else None
+    return max(attempts, key=_depth, default=None)
+
+
+# In the order in which a run passes them.
+_PHASES = tuple(Phase)
+
+
+def _depth(attempt: FamilyAttempt) -> tuple[bool, int]:
+    phase = None if attempt.failure is None else attempt.failure.phase
+    return not attempt.no_route, -1 if phase is None else _PHASES.index(phase)
 
 
 def assess(result: AccessURLResult, *, certificate_warning_seconds: float, certificate_error_seconds: float) -> Report:

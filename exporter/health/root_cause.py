@@ -92,7 +92,9 @@ def find_root_cause(troubles: Iterable[Trouble], *, access_url_known: bool = Tru
     if layer is None:
         return None
     seen = broken[layer]
-    return RootCause(layer=layer, sentence=_tell(layer, seen), consequences=tuple(_follow(layer, seen, every)))
+    # what a lost database does to Coder's answers goes on from there
+    through = (Layer.DATABASE, Layer.HTTP) if layer is Layer.DATABASE and Layer.HTTP in broken else (layer,)
+    return RootCause(layer=layer, sentence=_tell(layer, seen), consequences=tuple(_follow(through, seen, every)))
 
 
 # which layer a code breaks
@@ -201,8 +203,10 @@ _SOURCE = {
 }
 
 
-def _follow(layer: Layer, seen: list[Trouble], every: list[Trouble]) -> Iterable[Section]:
-    """Sections all of whose worst trouble follows: one that is as bad by itself is no consequence."""
+def _follow(layers: tuple[Layer, ...], seen: list[Trouble], every: list[Trouble]) -> Iterable[Section]:
+    """Sections all of whose worst trouble follows from one of these layers, the first broken one before the
+    others: a section that is as bad by itself is no consequence."""
+    layer = layers[0]
     shown_by = {trouble.section for trouble in seen if trouble.section in _SOURCE.values() or layer in _BELOW_HTTP}
     source = _SOURCE.get(layer)
     for section in Section:
@@ -210,7 +214,8 @@ def _follow(layer: Layer, seen: list[Trouble], every: list[Trouble]) -> Iterable
             continue
         own = [trouble for trouble in every if trouble.section == section]
         worst = max((trouble.severity for trouble in own), default=None)
-        if own and all(_follows(layer, trouble) for trouble in own if trouble.severity is worst):
+        worst_own = [trouble for trouble in own if trouble.severity is worst]
+        if own and all(any(_follows(one, trouble) for one in layers) for trouble in worst_own):
             yield section
 
 
@@ -230,7 +235,8 @@ _MAX_CHARS = 500
 
 
 def _tell(layer: Layer, seen: list[Trouble]) -> str:
-    first = seen[0]
+    source = _SOURCE.get(layer)
+    first = next((trouble for trouble in seen if trouble.section == source), seen[0])
     more = f" (and {len(seen) - 1} more)" if len(seen) > 1 else ""
     said = first.message if len(first.message) <= _MAX_CHARS else first.message[:_MAX_CHARS] + "..."
     return f"{_WORDS[layer]}: {said}{more}" if said else f"{_WORDS[layer]}{more}"

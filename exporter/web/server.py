@@ -144,7 +144,8 @@ def create_app(
         app.router.add_get("/", show_landing)
     app.router.add_get("/config", show_config)
     app.router.add_get("/api/v1/health", show_health)
-    app.router.add_get("/api/v1/health/{deployment}/{section}", show_section)
+    # with a pattern of its own: aiohttp's leaves out braces, which a name may have
+    app.router.add_get("/api/v1/health/{deployment:[^/]+}/{section:[^/]+}", show_section)
     app.router.add_get("/-/healthy", _answer(healthy, "healthy"))
     app.router.add_get("/-/ready", _answer(ready, "ready"))
     return app

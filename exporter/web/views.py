@@ -126,8 +126,12 @@ class SectionView:
     @property
     def verdict(self) -> WitnessView | None:
         """Who is believed when one has to be: our probe where it says something, else the worst report.
-        None when nobody does. Source: contract, section 8, Commands."""
+        None when nobody does. Of how reports are to be had, it is the worst of all replicas: only there is
+        nothing else that would tell. Source: contract, section 8, Commands."""
         own = self.own
+        if self.section == Section.REPORT:
+            probes = [one for one in self.witnesses if one.witness is Witness.PROBE and one.severity is not None]
+            own = max(probes, key=lambda one: one.severity or Severity.OK, default=own)
         if own is not None and own.severity is not None:
             return own
         reports = [one for one in self.witnesses if one.witness is Witness.REPORT and one.severity is not None]
@@ -145,7 +149,7 @@ class DeploymentView:
 
     @property
     def severity(self) -> Severity | None:
-        """The worst that anybody says, but of what concerns only a single replica; None: nothing yet."""
+        """The worst that anybody says, be it of a single replica; None: nothing yet."""
         known = [one.severity for section in self.sections for one in section.witnesses if one.severity is not None]
         return max(known, default=None)
 
@@ -240,8 +244,10 @@ def _witness(key: SectionKey, off: OffReason | None, rollup: SectionRollup) -> W
 
 
 def _codes(section: str, rollup: SectionRollup, entries: Iterable[Entry]) -> Iterable[CodeView]:
-    """The active codes and the observed ones, the worst first."""
+    """The active codes and the observed ones, the worst first. One that is active has the severity that has
+    settled, whatever else was observed of it."""
     evidence: dict[str, list[Evidence]] = {}
+    settled: dict[str, Severity] = {}
     observed: set[str] = set()
     for entry in entries:
         target = mask(entry.health.key.name)
@@ -252,6 +258,7 @@ def _codes(section: str, rollup: SectionRollup, entries: Iterable[Entry]) -> Ite
             )
         seen = {finding.code for finding in entry.health.report.findings}
         for active, state in entry.active.items():
+            settled[active] = max(state.severity, settled.get(active, state.severity))
             if active not in seen:
                 evidence.setdefault(active, []).append(
                     Evidence(target=target, severity=state.severity, message=mask(state.message))
@@ -263,7 +270,7 @@ def _codes(section: str, rollup: SectionRollup, entries: Iterable[Entry]) -> Ite
         views.append(
             CodeView(
                 value=value,
-                severity=found[0].severity,
+                severity=settled.get(value, found[0].severity),
                 summary=_summarize(value, code),
                 docs_url=code.docs_url if code is not None else "",
                 observed=value in observed,

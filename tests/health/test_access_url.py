@@ -135,6 +135,22 @@ def test_two_families(attempts: tuple[FamilyAttempt, ...], expected: set[str]) -
     assert expected == set(seen(judge(*attempts)))
 
 
+@pytest.mark.parametrize("refused", ["ipv4", "ipv6"])
+def test_the_family_that_came_furthest_tells_of_the_outage(refused: str) -> None:
+    """A name also has an address where nobody ever listened: when the other family breaks at TLS, that is
+    what broke, whichever family is asked first."""
+    other = "ipv6" if refused == "ipv4" else "ipv4"
+    at_tls = replace(
+        lost(other), failure=Failure(reason=Reason.TLS, phase=Phase.TLS, message="the certificate has expired")
+    )
+    for attempts in ((lost(refused), at_tls), (at_tls, lost(refused))):
+        report = judge(*attempts, says_coder=None, identity=None)
+        assert Phase.TLS == (report.failure and report.failure.phase)
+        assert ["the certificate has expired"] == [
+            finding.message for finding in report.findings if finding.code == "EACS03"
+        ]
+
+
 @pytest.mark.parametrize(
     ("lifetime", "left", "expected"),
     [

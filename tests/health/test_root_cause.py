@@ -135,6 +135,10 @@ def test_what_one_code_breaks(layer: Layer | None, seen: Trouble | None) -> None
         (Layer.DATABASE, (Section.WEBSOCKET,), [DATABASE, trouble("EWS01", coder_in_trouble=True)]),
         (Layer.DATABASE, (Section.ACCESS_URL, Section.WEBSOCKET, Section.DERP), [
             DATABASE, HTTP_500, trouble("EWS01", coder_in_trouble=True), NO_MAP]),
+        # and where Coder itself is lost with it, so is all that hangs on its answers
+        (Layer.DATABASE, (Section.ACCESS_URL, Section.WEBSOCKET, Section.DERP), [
+            DATABASE, HTTP_500, trouble("EWS01"), trouble("XWS01"), EMBEDDED]),
+        (Layer.DATABASE, (Section.ACCESS_URL,), [DATABASE, HTTP_500, REGION]),
         # above it
         (Layer.WEBSOCKET, (Section.DERP,), [ECHO, EMBEDDED]),
         (Layer.WEBSOCKET, (Section.DERP, Section.PROVISIONER_DAEMONS), [ECHO, NO_MAP, trouble("EPD01")]),
@@ -171,6 +175,9 @@ def test_the_sentence_tells_the_layer_and_what_was_seen() -> None:
     found = find_root_cause([REGION, REGION, REGION])
     assert found is not None
     assert "DERP relays do not work: XDERP01 was seen (and 2 more)" == found.sentence
+    lost = find_root_cause([LOST, PROXIES])
+    assert lost is not None
+    assert "workspace proxies do not work: XWP02 was seen (and 1 more)" == lost.sentence
     long = find_root_cause([Trouble(section=Section.DATABASE, code="EDB01", severity=E, message="x" * 9999)])
     assert long is not None
     assert len(long.sentence) < 600

@@ -6,8 +6,10 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from yarl import URL
 
 from exporter.health.maintenance import Maintenance
 from exporter.health.model import OffReason, Section, Severity, Witness
@@ -84,7 +86,7 @@ async def asking(*deployments: DeploymentView) -> AsyncIterator[Any]:
     async with serving(health=health) as (client, url):
 
         async def ask(path: str) -> tuple[int, Any]:
-            async with client.get(f"{url}/api/v1/health{path}") as answer:
+            async with client.get(URL(f"{url}/api/v1/health{path}", encoded=True)) as answer:
                 assert "application/json" == answer.content_type
                 return answer.status, json.loads(await answer.read())
 
@@ -211,6 +213,17 @@ async def test_a_name_with_a_slash_can_be_asked_for() -> None:
     async with asking(DeploymentView(name="a/b c", sections=(section(Section.DATABASE),))) as ask:
         status, told = await ask("/a%2Fb%20c/database")
     assert (200, "a/b c") == (status, told["deployment"])
+
+
+@pytest.mark.parametrize(
+    "name", ["{x}", "a%2Fb", "a?b#c", "a+b;c=1", '"q"\\', "\N{SNOWMAN} \N{LATIN SMALL LETTER U WITH DIAERESIS}", ".."]
+)
+async def test_any_name_can_be_asked_for(name: str) -> None:
+    """A deployment may be called anything that can be printed; the URL has it percent-encoded."""
+    path = f"/{quote(name, safe='').replace('.', '%2E')}/{quote('new{section}', safe='')}"
+    async with asking(DeploymentView(name=name, sections=(section("new{section}"),))) as ask:
+        status, told = await ask(path)
+    assert (200, name, "new{section}") == (status, told["deployment"], told["section"])
 
 
 async def test_half_a_surrogate_pair_does_not_break_the_answer() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from exporter.health.model import UNCODED, OffReason, Section, Severity, Witness
 from exporter.health.root_cause import Layer, RootCause
 from exporter.targets.model import SectionKey
 from exporter.web.views import MAX_EVIDENCE, Background, DeploymentView, Disagreement, SectionView, survey
-from tests.support.exposition import START, World, database
+from tests.support.exposition import AT_ONCE, START, World, database, health
 
 
 def reported(section: Section | str = Section.DATABASE, replica: str = "") -> SectionKey:
@@ -48,6 +50,33 @@ def test_our_probe_is_believed_where_it_says_something() -> None:
     verdict = section(look(world), Section.DATABASE).verdict
     assert verdict is not None
     assert (Witness.PROBE, Severity.OK) == (verdict.witness, verdict.severity)
+
+
+def test_how_reports_are_to_be_had_is_the_worst_of_all_replicas() -> None:
+    """Through the access URL nobody polls them then: a report that crashed at each replica is no "ok"."""
+    world = World(sections=(Section.REPORT,))
+    polls = [SectionKey(deployment="prod", section=Section.REPORT, coder_replica=replica) for replica in ("a", "b")]
+    for key in polls:
+        world.declare(key)
+    assert section(look(world), Section.REPORT).verdict is None
+    world.tell(SectionKey(deployment="prod", section=Section.REPORT), codes=[])
+    world.tell(polls[0], codes=["XRPT04"], severity=Severity.WARNING)
+    world.tell(polls[1], codes=["XRPT03"])
+    verdict = section(look(world), Section.REPORT).verdict
+    assert verdict is not None
+    assert ("b", Severity.ERROR) == (verdict.coder_replica, verdict.severity)
+
+
+def test_an_active_code_has_the_severity_that_has_settled() -> None:
+    """Another target that was seen worse only now does not make it worse before it settles."""
+    world = World(sections=(Section.WORKSPACE_PROXY,), policy=replace(AT_ONCE, raise_after=2))
+    for _ in range(2):
+        world.run("prod", Section.WORKSPACE_PROXY, {"a": None}, codes=["EWP04"], severity=Severity.WARNING)
+    other = health("prod", Section.WORKSPACE_PROXY, "b", codes=["EWP04"])
+    world.snapshot.commit("prod/other", [other], now=START + 90.0, elapsed_seconds=90.0)
+    (code,) = section(look(world), Section.WORKSPACE_PROXY).witnesses[0].codes
+    assert (True, Severity.WARNING, 2) == (code.active, code.severity, code.target_count)
+    assert Severity.ERROR is code.evidence[0].severity
 
 
 def test_codes_come_with_their_evidence_the_worst_first() -> None:
