@@ -24,11 +24,11 @@ from exporter.health.exporter import ExporterResult
 from exporter.health.maintenance import Maintenance
 from exporter.health.model import Section
 from exporter.health.report import ReportsResult
+from exporter.host_watch import HostWatch
 from exporter.maintenance import MaintenanceWatch
 from exporter.metrics.board import Board
 from exporter.metrics.own import OwnMetrics
 from exporter.mutes import Mutes
-from exporter.probes import exporter as exporter_probe
 from exporter.recorder import OnChange, Recorder
 from exporter.relays import Relays
 from exporter.replicas import Replicas
@@ -40,6 +40,7 @@ from exporter.targets.model import (
     AccessURLTarget,
     DatabaseTarget,
     ExporterTarget,
+    SectionKey,
     Target,
     WorkspaceProxiesTarget,
 )
@@ -82,8 +83,14 @@ class Application:
             for source in self.plan.map_sources.values()
         }
         self._scheduled: dict[str, Target] = {}
+        self._asked: dict[str, tuple[Target, float]] = {}
         self._cut_off = CutOff(clock=clock, on_verdict=lambda settles: self._recorder.thaw(settles))
-        self._skipped = self._behind_looks = 0
+        self._host = HostWatch(
+            self._cut_off,
+            behind_seconds=lambda: self.ticker.behind_seconds(),
+            scheduled=lambda: self.ticker.targets,
+            clock=clock,
+        )
         self.mutes = Mutes()
         self._waiting: set[str] = {
             target.schedule_name for target in self.plan.targets if target.interval_seconds <= READY_INTERVAL_SECONDS
@@ -193,6 +200,17 @@ class Application:
         )
         await once.run_sections(sections or tuple(Section))
 
+    @property
+    def awaited_seconds(self) -> dict[SectionKey, float]:
+        """What `check` waits for: the sections of targets under way, and in how many seconds the time of
+        the last of them is up."""
+        now = self.clock.monotonic()
+        awaited: dict[SectionKey, float] = {}
+        for target, until in self._asked.values():
+            key = SectionKey(deployment=target.deployment, section=target.section)
+            awaited[key] = max(0.0, until - now, awaited.get(key, 0.0))
+        return awaited
+
     async def close(self) -> None:
         """Give back what runs kept open."""
         await self._rooms.close()
@@ -253,11 +271,11 @@ class Application:
 
     def run_started(self, target: Target, delay_seconds: float) -> None:
         self.own.tick_delayed(target.section, delay_seconds)
+        self._host.run_started(target)
 
     def ticks_skipped(self, target: Target, count: int) -> None:
         self.own.ticks_skipped(target.section, count)
-        if target.section is not Section.EXPORTER:  # which is looked at out of turn, too
-            self._skipped += count
+        self._host.ticks_skipped(target, count)
 
     def run_finished(self, target: Target, outcome: Round) -> None:
         """Take in a finished round, and tell those who go by it."""
@@ -292,29 +310,20 @@ class Application:
             self.comparing.look_at(target.deployment)
 
     async def _look_at_host(self, target: ExporterTarget) -> ExporterResult:
-        check = await exporter_probe.probe(
-            target, clock=self.clock, suspects=self._cut_off.suspects, addresses=self._cut_off.addresses
-        )
-        cut_off = self._cut_off.judge(check)
-        self.own.set_cut_off(bool(cut_off))
-        behind_seconds = self.ticker.behind_seconds()
-        # a single tick that was missed is no news: only what is so at two looks in a row
-        self._behind_looks = self._behind_looks + 1 if self._skipped or behind_seconds else 0
-        behind = self._behind_looks > 1
-        skipped, self._skipped = self._skipped, 0
-        return ExporterResult(
-            cut_off=cut_off,
-            failing=self._cut_off.failing,
-            targets=self._cut_off.targets,
-            ticks_skipped=skipped if behind else 0,
-            overdue_seconds=behind_seconds if behind else 0.0,
-        )
+        result = await self._host.look(target)
+        self.own.set_cut_off(bool(result.cut_off))
+        return result
 
     def _show_maintenance(self, deployment: str, maintenance: Maintenance) -> None:
         self.board.show_maintenance(deployment, is_open=maintenance.open)
 
     async def _run(self, target: Target) -> None:
-        self.run_finished(target, await self.runner.run(target))
+        self._asked[target.schedule_name] = target, self.clock.monotonic() + target.run_limit_seconds
+        try:
+            outcome = await self.runner.run(target)
+        finally:
+            del self._asked[target.schedule_name]
+        self.run_finished(target, outcome)
 
     async def _list_proxies(self, target: WorkspaceProxiesTarget) -> None:
         """Read only the list, where the proxies themselves are not asked for."""

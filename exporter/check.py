@@ -7,6 +7,7 @@ codes: a single round settles nothing.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from xml.etree import ElementTree
 
 from exporter import check_json, check_words
 from exporter.app import Application
+from exporter.config.durations import format_duration
 from exporter.health.model import Finding, OffReason, Section, Severity, Witness
 from exporter.health.workspace_proxy import RoundResult
 from exporter.secret import mask, mask_within
@@ -22,6 +24,8 @@ from exporter.targets.model import SectionKey
 from exporter.wire.derp_map import DerpMap
 
 FORMATS = ("table", "json", "junit")
+# A line about what is being waited for names no more targets than this.
+_MAX_AWAITED = 5
 # Grows when a member changes its meaning or goes away; new members may come at any time.
 JSON_VERSION = 1
 
@@ -82,6 +86,16 @@ def collect(application: Application) -> tuple[SectionOutcome, ...]:
         # the exporter itself last
         for key, off in sorted(application.board.off.items(), key=lambda item: not item[0].deployment)
     )
+
+
+def describe_waiting(application: Application) -> str:
+    """Say what a round waits for, and for how long at most; empty when no target is under way."""
+    left = sorted(application.awaited_seconds.items(), key=lambda item: (-item[1], item[0]))
+    if not left:
+        return ""
+    names = ", ".join(_line(f"{key.deployment}/{key.section}".removeprefix("/")) for key, _ in left[:_MAX_AWAITED])
+    more = f" and {len(left) - _MAX_AWAITED} more" if len(left) > _MAX_AWAITED else ""
+    return f"waiting for {names}{more}, for {format_duration(math.ceil(left[0][1]))} at most"
 
 
 def worst(outcomes: Sequence[SectionOutcome]) -> Severity:
@@ -224,10 +238,15 @@ def _junit(outcomes: Sequence[SectionOutcome]) -> str:
             bad = [finding for finding in health.report.findings if finding.severity > Severity.OK]
             failures += bool(bad)
             for finding in sorted(bad, key=_by_severity)[:1]:
+                said = (finding.code, _line(finding.message))
                 failure = ElementTree.SubElement(
-                    case, "failure", type=finding.code, message=f"{finding.code}: {_line(finding.message)}"
+                    case, "failure", type=finding.code or "uncoded", message=": ".join(filter(None, said))
                 )
-                failure.text = "\n".join(f"{each.code} {each.severity.label}: {_line(each.message)}" for each in bad)
+                failure.text = "\n".join(
+                    f"{' '.join(filter(None, (each.code, each.severity.label)))}: {_line(each.message)}" for each in bad
+                )
+        if outcome.disagreement:
+            ElementTree.SubElement(suite, "system-out").text = _line(outcome.disagreement)
         suite.attrib |= {"tests": str(cases), "failures": str(failures), "skipped": str(skipped), "errors": "0"}
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +34,10 @@ PROG = "coder-health-exporter"
 EXIT_CONFIG = 1
 EXIT_COULD_NOT_RUN = 3
 
+# So long after its start `check` says what it waits for, and then again and again.
+WAITING_AFTER_SECONDS = 5.0
+WAITING_AGAIN_SECONDS = 20.0
+
 # Flags that other versions have: refused by name, so that nobody looks for a typo.
 _NOT_BUILT = (
     "--web.config.file",
@@ -49,6 +54,7 @@ _log = get_logger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _fill_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a terminal that knows fewer letters must not turn a verdict into a crash
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -57,6 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[command](rest)
     except KeyboardInterrupt:
         return 130
+
+
+def _fill_standard_streams() -> None:
+    """Open those that whoever started this has closed, as `2>&-` does: else the first sockets take their
+    numbers, which no event loop bears."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,7 +149,7 @@ def _serve(arguments: Sequence[str]) -> int:
         return _say(error, EXIT_CONFIG)
     if options.config_check:
         for warning in config.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            _tell(f"warning: {warning}")
         _print(f"{config.source}: good, {_count(len(config.deployments), 'deployment')}\n")
         return 0
     configure(options.log_level, options.log_format)
@@ -187,7 +205,7 @@ def _check(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         return _say(error, EXIT_COULD_NOT_RUN)
     for warning in config.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _tell(f"warning: {warning}")
     configure(options.log_level, options.log_format)
     return run_event_loop(_check_once(config, options.sections, options.output))
 
@@ -197,23 +215,41 @@ async def _check_once(config: Config, sections: Sequence[str], output: str) -> i
     async with stop_signals() as stopped, asyncio.TaskGroup() as group:
         checking = group.create_task(_check_and_close(application, sections))
         stopping = group.create_task(stopped.wait())
+        telling = group.create_task(_tell_waiting(application))
         await asyncio.wait([checking, stopping], return_when=asyncio.FIRST_COMPLETED)
         interrupted = not checking.done()
-        checking.cancel()
-        stopping.cancel()
+        for task in (checking, stopping, telling):
+            task.cancel()
     if interrupted:
-        print(f"{PROG} check: stopped before it was done", file=sys.stderr)
+        _tell(f"{PROG} check: stopped before it was done")
         return EXIT_COULD_NOT_RUN
     outcomes = [
         outcome
         for outcome in check.collect(application)
         if not sections or (Section.REPORT if outcome.reported else outcome.section) in sections
     ]
-    _print(check.render(outcomes, output))
+    try:
+        _print(check.render(outcomes, output))
+    except OSError as error:
+        # not 1, which would be a warning about Coder
+        _tell(f"{PROG} check: the output cannot be written: {error.strerror}")
+        return EXIT_COULD_NOT_RUN
     if all(outcome.off is not None for outcome in outcomes):
-        print(f"{PROG} check: nothing was probed", file=sys.stderr)
+        _tell(f"{PROG} check: nothing was probed")
         return EXIT_COULD_NOT_RUN
     return int(check.worst(outcomes))
+
+
+async def _tell_waiting(application: Application) -> None:
+    """Say on standard error what takes long: a server that is silent has up to 80 s for its report."""
+    pause_seconds = WAITING_AFTER_SECONDS
+    while True:
+        await application.clock.sleep(pause_seconds)
+        waiting = check.describe_waiting(application)
+        if waiting:
+            _tell(f"{PROG} check: {waiting}")
+        # while lists are read no target is under way yet
+        pause_seconds = WAITING_AGAIN_SECONDS if waiting else 1.0
 
 
 async def _check_and_close(application: Application, sections: Sequence[str]) -> None:
@@ -289,12 +325,18 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _tell(text: str) -> None:
+    """Write a line to standard error, for people. Where nobody can have it, that changes no verdict."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def _version_text() -> str:
     return f"{PROG} {__version__} (Python {platform.python_version()})"
 
 
 def _say(error: ExporterError, exit_code: int) -> int:
-    print(error, file=sys.stderr)
+    _tell(str(error))
     return exit_code
 
 

@@ -20,6 +20,7 @@ from exporter.health.codes import section_codes
 from exporter.health.model import REPORT_SECTIONS, Section
 from exporter.metrics.negotiation import Format
 from exporter.snapshot import CodeChange
+from exporter.targets.static import EXPORTER_SCHEDULE_NAME
 from tests.support.clock import FakeClock
 from tests.support.raw_http import RawServer, hang, json_response, response
 
@@ -278,3 +279,25 @@ async def test_a_long_interval_is_no_roll_out(coder: SimulatedCoder, interval_mi
         await application.check()
         await clock.advance(interval_minutes * 60)
     assert {} == application.snapshot._version_changed
+
+
+async def test_a_target_that_is_slow_again_and_again_is_told(coder: SimulatedCoder) -> None:
+    """However seldom its ticks are skipped: XEXP02 names it at each look, until a run of it is in time."""
+    config = load_config(None, {"CODER_URL": coder.url, "CODER_HEALTH_DEPLOYMENT": "prod"})
+    seen = []
+    async with running(config) as application:
+        slow = next(one for one in application.ticker.targets.values() if one.section is Section.WEBSOCKET)
+
+        async def look() -> list[str]:
+            (health,) = (await application.ticker.force(EXPORTER_SCHEDULE_NAME)).healths
+            return [finding.message for finding in health.report.findings]
+
+        for _ in range(2):
+            application.run_started(slow, 0.0)
+            application.ticks_skipped(slow, 1)
+            seen += [await look(), await look()]
+        application.run_started(slow, 0.0)
+        application.run_started(slow, 0.0)
+        seen.append(await look())
+    told = ["probing falls behind its schedule: runs of prod/websocket take longer than their interval"]
+    assert [[], [], told, told, []] == seen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,19 +13,19 @@ import pytest
 
 from exporter import check
 from exporter.app import Application
-from exporter.check import SectionOutcome, collect, render, worst
+from exporter.check import SectionOutcome, collect, describe_waiting, render, worst
 from exporter.clock import SystemClock
 from exporter.config.load import load_config
-from exporter.demo.coderd import Role, SimulatedCoder
+from exporter.demo.coderd import Role, SimulatedCoder, make_token
 from exporter.demo.state import DaemonFacts
 from exporter.errors import Reason
 from exporter.health.derp import Skipped
 from exporter.health.direct_connections import Netcheck
-from exporter.health.model import OffReason, Section, Severity
+from exporter.health.model import UNCODED, Finding, OffReason, Report, Section, Severity, Witness
 from exporter.targets.model import SectionKey
 from exporter.wire.derp_map import parse_derp_map
 from tests.support.exposition import health
-from tests.support.raw_http import RawServer, response
+from tests.support.raw_http import RawServer, hang, response
 from tests.support.relay_results import (
     dead,
     derp,
@@ -235,6 +237,22 @@ def test_json_has_the_members_of_relays_and_of_the_network() -> None:
     } == set(network_section)  # fmt: skip
 
 
+def test_junit_tells_what_bears_no_code_and_where_the_witnesses_differ() -> None:
+    """A failure has a type all the same, and its message begins with words; the difference stands beside."""
+    finding = Finding(code=UNCODED, severity=Severity.ERROR, message="prod reports: it is \x1b[31mbad")
+    told = health("prod", Section.DATABASE, "coder.example.com")
+    told = replace(told, report=Report(section=Section.DATABASE, findings=(finding,)))
+    outcome = SectionOutcome(
+        key=key(Section.DATABASE, witness=Witness.REPORT), off=None, healths=(told,), disagreement="they \x07differ"
+    )
+    (suite,) = ElementTree.fromstring(render([outcome], "junit"))
+    failure = suite.find("testcase/failure")
+    assert failure is not None
+    assert ("uncoded", "prod reports: it is \ufffd[31mbad") == (failure.get("type"), failure.get("message"))
+    assert "error: prod reports: it is \ufffd[31mbad" == failure.text
+    assert "they \ufffddiffer" == suite.findtext("system-out")
+
+
 def test_junit_has_a_case_for_each_target_of_the_relays() -> None:
     """Regions, transports, STUN servers, meshes and the map; what has a code fails."""
     root = ElementTree.fromstring(render([relays_outcome()], "junit"))
@@ -255,3 +273,24 @@ def test_names_from_a_map_stay_on_their_line() -> None:
     text = render([outcome], "table")
     assert "\x1b" not in text
     assert 5 == len(text.splitlines())
+
+
+async def test_what_is_waited_for_can_be_told() -> None:
+    """Sections whose targets are under way, those that may take longest first, and for how long at most."""
+    async with RawServer({"/healthz": hang, "/api/v2/debug/health": hang}) as server:
+        environ = {
+            "CODER_URL": server.url,
+            "CODER_HEALTH_DEPLOYMENT": "prod",
+            "CODER_SESSION_TOKEN": make_token().reveal(),
+        }
+        application = Application(load_config(None, environ), clock=SystemClock())
+        assert "" == describe_waiting(application)
+        async with asyncio.TaskGroup() as group:
+            checking = group.create_task(application.check([Section.ACCESS_URL, Section.REPORT]))
+            await server.wait_until_asked("/healthz")
+            await server.wait_until_asked("/api/v2/debug/health")
+            said = describe_waiting(application)
+            checking.cancel()
+        await application.close()
+    assert re.fullmatch(r"waiting for prod/report, prod/access_url, for 1m(20|1?[0-9])s at most", said)
+    assert "" == describe_waiting(application)

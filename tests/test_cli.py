@@ -254,6 +254,45 @@ def test_a_reader_that_goes_away_is_no_crash() -> None:
         assert (code, "") == (said.returncode, said.stderr)
 
 
+def test_check_says_what_it_waits_for_beside_its_output(hanging: Hanging, tmp_path: Path) -> None:
+    """A server that is silent is waited for, which stands on standard error; the JSON is what it was."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"deployments:\n- name: prod\n  url: http://127.0.0.1:{hanging.port}\n"
+        "  sections: {access_url: {interval: 2s, timeout: 1s}}\n"
+    )
+    script = (
+        "from exporter import cli\n"
+        "cli.WAITING_AFTER_SECONDS = 0.2\n"
+        f"raise SystemExit(cli.main(['check', 'access_url', '--output', 'json', '--config.file', {str(path)!r}]))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=CLEAN)
+    assert (2, "error") == (said.returncode, json.loads(said.stdout)["severity"])
+    assert "coder-health-exporter check: waiting for prod/access_url, for 1s at most\n" == said.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "shows"),
+    [("2>&-", 2, True), (">&-", 2, False), ("<&- >&- 2>&-", 2, False), (">/dev/full", 3, False)],
+)
+def test_streams_that_are_closed_or_full_make_no_verdict_of_their_own(
+    tmp_path: Path, streams: str, code: int, shows: bool
+) -> None:
+    """An outage is 2 whoever listens, and what cannot be written is 3: never 1, which would be a warning."""
+    output = tmp_path / "output"
+    said = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m exporter check access_url --output json > {output} {streams}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=CLEAN | {"CODER_URL": f"http://127.0.0.1:{free_port()}"},
+    )
+    assert code == said.returncode
+    assert shows is bool(output.read_text())
+    assert ("cannot be written" in said.stderr) is (code == 3)
+    assert "Traceback" not in said.stderr
+
+
 def test_a_terminal_with_few_letters_changes_no_verdict() -> None:
     """A name that the terminal cannot show is escaped; the exit code stays that of the verdict."""
     said = run(

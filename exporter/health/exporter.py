@@ -19,6 +19,8 @@ from exporter.health.model import Failure, Finding, OffReason, Report, Section, 
 TOKEN_WARNING_SECONDS = 86400.0
 TOKEN_WARNING_SHARE = 0.25
 TOKEN_UNMOVED_SECONDS = 7200.0
+# A sentence names so many slow targets.
+_MAX_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class ExporterResult:
         failing: How many targets fail of `targets` that measure something on the network.
         ticks_skipped: Since the last look, as the run before was not over.
         overdue_seconds: How much later than its interval allows the latest run is; 0 when none is.
+        slow: Targets, by their names in the schedule, whose runs take longer than their interval again and again.
     """
 
     cut_off: str = ""
@@ -37,6 +40,7 @@ class ExporterResult:
     targets: int = 0
     ticks_skipped: int = 0
     overdue_seconds: float = 0.0
+    slow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +81,13 @@ def assess_exporter(result: ExporterResult) -> Report:
         failure = Failure(reason=Reason.UNREACHABLE, message=sentence)
     behind = []
     if result.ticks_skipped:
-        behind.append(f"{result.ticks_skipped} ticks were skipped since the last look, as runs before were not over")
+        skipped = "a tick was" if result.ticks_skipped == 1 else f"{result.ticks_skipped} ticks were"
+        behind.append(f"{skipped} skipped since the last look, as runs before were not over")
     if result.overdue_seconds > 0:
         behind.append(f"a run is {result.overdue_seconds:.1f} s later than its interval allows")
+    if result.slow:
+        rest = f" and {len(result.slow) - _MAX_NAMES} more" if len(result.slow) > _MAX_NAMES else ""
+        behind.append(f"runs of {', '.join(result.slow[:_MAX_NAMES])}{rest} take longer than their interval")
     if behind:
         sentence = f"probing falls behind its schedule: {'; '.join(behind)}"
         findings.append(Finding(code="XEXP02", severity=Severity.WARNING, message=sentence))

@@ -35,7 +35,7 @@ def test_a_host_that_is_cut_off(sentence: str, targets: int) -> None:
     [
         (("2 ticks were skipped",), 2, 0.0),
         (("a run is 3.5 s later than its interval allows",), 0, 3.5),
-        (("1 ticks were skipped", "a run is 3.5 s later"), 1, 3.5),
+        (("a tick was skipped", "a run is 3.5 s later"), 1, 3.5),
     ],
 )
 def test_a_schedule_that_is_not_kept(words: tuple[str, ...], skipped: int, overdue: float) -> None:
@@ -44,6 +44,17 @@ def test_a_schedule_that_is_not_kept(words: tuple[str, ...], skipped: int, overd
     (finding,) = report.findings
     assert ("XEXP02", Severity.WARNING, None) == (finding.code, finding.severity, report.failure)
     assert all(word in finding.message for word in words)
+
+
+def test_slow_targets_are_named() -> None:
+    """A few of them, the rest as a number."""
+    names = tuple(f"prod/section-{number}" for number in range(7))
+    messages = [assess_exporter(ExporterResult(slow=slow)).findings[0].message for slow in (names[:1], names)]
+    assert [
+        "probing falls behind its schedule: runs of prod/section-0 take longer than their interval",
+        "probing falls behind its schedule: runs of prod/section-0, prod/section-1, prod/section-2, prod/section-3, "
+        "prod/section-4 and 2 more take longer than their interval",
+    ] == messages
 
 
 def test_both_at_once() -> None:
