@@ -8,8 +8,8 @@ import json
 import secrets
 import sys
 import uuid
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -165,6 +165,13 @@ class SimulatedDatabase:
     async def hide_table(self, table: str) -> None:
         """Take the right to read a table from the exporter's role."""
         await self.server.execute(f"REVOKE SELECT ON {table} FROM {EXPORTER_ROLE}")
+
+    @asynccontextmanager
+    async def lock_table(self, table: str) -> AsyncIterator[None]:
+        """Keep a table locked as a migration does that changes it: whoever reads it waits."""
+        async with self.server.connect() as connection:
+            await connection.execute(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield
 
     async def lock_out(self) -> None:
         """Give the exporter's role a password that nobody knows, and end its sessions."""

@@ -39,6 +39,11 @@ class BlackHole:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """The way is lost: whoever connects is not even accepted, and what stands goes silent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reset:
     """Connections are accepted and reset at once."""
 
@@ -58,7 +63,7 @@ class CutAfter:
     byte_count: int
 
 
-Fault = Pass | Refuse | BlackHole | Reset | Delay | CutAfter
+Fault = Pass | Refuse | BlackHole | Lost | Reset | Delay | CutAfter
 
 
 class FaultProxy:
@@ -108,6 +113,8 @@ class FaultProxy:
         self._fault = fault
         if isinstance(fault, Refuse):
             self._listener.close(_FAMILY)
+        elif isinstance(fault, Lost):
+            self._listener.silence(_FAMILY)
         else:
             await self._listener.open(_FAMILY)
         for connection in tuple(self._connections):
@@ -238,7 +245,7 @@ class _Connection:
             wait_seconds = due - clock.time()
             if wait_seconds > 0:
                 await asyncio.sleep(wait_seconds)
-            if isinstance(self._fault, BlackHole):
+            if isinstance(self._fault, BlackHole | Lost):
                 self._swallowed = True
                 continue
             if not data:

@@ -172,6 +172,19 @@ class Hang(_Momentary):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slow(_Momentary):
+    """One path takes its time before it answers as usual."""
+
+    path: str
+    seconds: float
+
+    async def answer(self, request: web.Request) -> web.StreamResponse | None:
+        if request.path == self.path:
+            await asyncio.sleep(self.seconds)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseGone(_Momentary):
     """Coder has lost its database: it cannot look up a token, and says 401 about that."""
 

@@ -1,8 +1,9 @@
-"""A port of loopback that can be closed and opened again while the simulation runs.
+"""A port of loopback that can be closed, silenced and opened again while the simulation runs.
 
 One port number for 127.0.0.1 and, where this host has it, ::1. The number stays ours while the
 port is closed: a bound socket that never listens keeps the system from giving it to others, and
-whoever connects is refused.
+whoever connects is refused. A silent port is one whose queue is full and never emptied: the
+system drops what comes, as a network does that has lost its way.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ import contextlib
 import errno
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 
 ADDRESSES = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 _KINDS = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 _ATTEMPTS = 20
+# Connections that fill the queue of a silent port. One would do, but where a port that was closed just
+# now is not yet given back, some of them end there.
+_FILLERS = 8
+
+
+def have_silent_ports() -> bool:
+    """Tell whether this system drops what comes to a port whose queue is full. Linux does; on others it
+    was not tried."""
+    return sys.platform == "linux"
 
 
 def have_ipv6_loopback() -> bool:
@@ -49,6 +60,7 @@ class Listener:
         self.families = families or (("ipv4", "ipv6") if have_ipv6_loopback() else ("ipv4",))
         self._reserved: list[socket.socket] = []
         self._servers: dict[str, asyncio.Server] = {}
+        self._silent: dict[str, contextlib.ExitStack] = {}
         self.port = 0
 
     @property
@@ -67,6 +79,7 @@ class Listener:
         """Listen again; does nothing where it does already."""
         if family in self._servers or family not in self.families:
             return
+        self._end_silence(family)
         listening = _bind(family, self.port)
         try:
             self._servers[family] = await asyncio.get_running_loop().create_server(
@@ -78,13 +91,33 @@ class Listener:
 
     def close(self, family: str) -> None:
         """Refuse connections from now on. Those that stand are left alone."""
+        self._end_silence(family)
         server = self._servers.pop(family, None)
         if server is not None:
             server.close()
 
+    def silence(self, family: str) -> None:
+        """Leave everybody without an answer who connects from now on. Those that stand are left alone."""
+        if family in self._silent or family not in self.families:
+            return
+        self.close(family)
+        with contextlib.ExitStack() as kept:
+            swallowing = kept.enter_context(contextlib.closing(_bind(family, self.port)))
+            swallowing.listen(0)
+            for _ in range(_FILLERS):
+                filler = kept.enter_context(contextlib.closing(socket.socket(_KINDS[family], socket.SOCK_STREAM)))
+                filler.setblocking(False)
+                filler.connect_ex((ADDRESSES[family], self.port))
+            self._silent[family] = kept.pop_all()
+
+    def _end_silence(self, family: str) -> None:
+        silent = self._silent.pop(family, None)
+        if silent is not None:
+            silent.close()
+
     async def stop(self) -> None:
         """Close everything and give the port back."""
-        for family in tuple(self._servers):
+        for family in (*self._servers, *self._silent):
             self.close(family)
         for reserved in self._reserved:
             reserved.close()

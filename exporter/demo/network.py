@@ -1,13 +1,15 @@
 """What the simulated deployment has of DERP and STUN besides the relays inside its servers: a region
-of three relays that form a mesh, and STUN servers on several addresses of loopback.
+of three relays that form a mesh, and STUN servers on several addresses of loopback. And what stands for
+the network of the exporter's own host: an address that answers as long as there is one.
 
-Out: their regions of the DERP map, numbered and named as Coder does it.
+Out: regions of the DERP map, numbered and named as Coder does it.
 
 Source: derp-stun, section 6.2
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -17,7 +19,7 @@ from typing import Self
 
 from aiohttp import web
 
-from exporter.demo.listener import have_ipv6_loopback
+from exporter.demo.listener import Listener, have_ipv6_loopback
 from exporter.demo.proxies import SimulatedProxy
 from exporter.demo.relay import SimulatedRelay
 from exporter.demo.server import SimulatedServer
@@ -56,6 +58,7 @@ class Network:
         stun: The STUN servers, in the order of their regions; the last one on ::1, where this host
             has it.
         names_stun: Whether the STUN servers are in the map.
+        reference: Takes connections and says nothing, like a gateway.
     """
 
     def __init__(self, *, certificate: Path) -> None:
@@ -66,10 +69,13 @@ class Network:
         }
         self.stun: list[SimulatedStun] = []
         self.names_stun = True
+        self.reference = Listener(asyncio.Protocol, families=("ipv4",))
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.reference.stop)
+            await self.reference.start()
             for server in self.relays.values():
                 await stack.enter_async_context(server)
             addresses = _STUN_ADDRESSES if have_several_addresses() else _STUN_ADDRESSES[:1] * len(_STUN_ADDRESSES)
@@ -83,6 +89,11 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    @property
+    def reference_address(self) -> str:
+        """Host and port of what answers as long as the exporter's host has a network."""
+        return f"127.0.0.1:{self.reference.port}"
 
     def regions(self) -> Iterator[DerpRegion]:
         """Return the regions of the map."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exporter.config.durations import parse_duration
-from exporter.demo import scenario
-from exporter.demo.scenario import Scenario
+from exporter.demo.scenario import TOUR, Scenario
+from exporter.demo.scenarios import table
 from exporter.errors import ConfigError
 
 WANTED = "write NAME, NAME@30s (starts after 30 s) or NAME@30s:2m (and lasts 2 min)"
@@ -80,15 +80,14 @@ def timeline(entries: Sequence[Entry]) -> tuple[Moment, ...]:
 
 def tour(start_seconds: float = 0.0) -> tuple[Entry, ...]:
     """Return the story that breaks everything once, one after the other."""
-    step = TOUR_LENGTH_SECONDS + TOUR_PAUSE_SECONDS
-    return tuple(
-        Entry(
-            scenario=known,
-            start_seconds=start_seconds + TOUR_FIRST_SECONDS + number * step,
-            duration_seconds=TOUR_LENGTH_SECONDS,
-        )
-        for number, known in enumerate(known for known in scenario.SCENARIOS.values() if known.breaks)
-    )
+    entries: list[Entry] = []
+    begin = start_seconds + TOUR_FIRST_SECONDS
+    for known in table.SCENARIOS.values():
+        if known.breaks:
+            length = max(TOUR_LENGTH_SECONDS, known.lasts_seconds)
+            entries.append(entry := Entry(scenario=known, start_seconds=begin, duration_seconds=length))
+            begin = entry.end_seconds + TOUR_PAUSE_SECONDS
+    return tuple(entries)
 
 
 def _parse(text: str) -> tuple[Entry, ...]:
@@ -101,15 +100,15 @@ def _parse(text: str) -> tuple[Entry, ...]:
         problems.append(f"scenario {text!r}: its start {start_text!r} is not a duration; {WANTED}")
     if colon and not duration:
         problems.append(f"scenario {text!r}: its length {duration_text!r} is not a duration above 0; {WANTED}")
-    if name.casefold() == scenario.TOUR:
+    if name.casefold() == TOUR:
         if colon:
             problems.append(f"scenario {text!r}: the tour has lengths of its own; write tour or tour@30s")
         if not problems:
             return tour(start or 0.0)
         raise ConfigError(problems)
-    known = scenario.find(name)
+    known = table.find(name)
     if known is None:
-        names = ", ".join((*scenario.SCENARIOS, scenario.TOUR))
+        names = ", ".join((*table.SCENARIOS, TOUR))
         problems.append(f"scenario {text!r}: there is no scenario {name!r}; there are {names}")
     if problems or known is None:
         raise ConfigError(problems)

@@ -139,6 +139,12 @@ class SimulatedServer(ABC):
             self.listener.close(family)
         self.cut_connections(*families)
 
+    def swallow_connections(self) -> None:
+        """Leave everybody without an answer who connects, and cut what stands: the way here is lost."""
+        for family in ADDRESSES:
+            self.listener.silence(family)
+        self.cut_connections()
+
     def cut_connections(self, *families: str) -> None:
         """End every connection, of these families or of all, without a word."""
         server = self._runner.server if self._runner is not None else None

@@ -28,7 +28,7 @@ from exporter.demo.cluster import Cluster
 from exporter.demo.coderd import EMBEDDED_REGION_ID, SimulatedCoder
 from exporter.demo.database import ProxyRow, SimulatedDatabase, why_no_database
 from exporter.demo.inside import Surroundings
-from exporter.demo.listener import have_ipv6_loopback
+from exporter.demo.listener import have_ipv6_loopback, have_silent_ports
 from exporter.demo.network import Network, have_several_addresses, proxy_region
 from exporter.demo.proxies import SimulatedProxy
 from exporter.demo.relay import SimulatedRelay
@@ -281,6 +281,7 @@ class Simulation:
             "global": {
                 "interval": interval,
                 "timeout": timeout,
+                "reference": self.network.reference_address,
                 "settle": {
                     "raise": pace.raise_after,
                     "clear": pace.clear_after,
@@ -335,6 +336,8 @@ class Simulation:
             return f"it needs a database, and there is none: {self.without_database}"
         if scenario.needs_ipv6 and not have_ipv6_loopback():
             return "it needs the loopback address ::1, which this host does not have"
+        if scenario.needs_silent_ports and not have_silent_ports():
+            return "it needs ports that swallow what comes, and how to have them was only tried on Linux"
         if scenario.needs_several_addresses and not have_several_addresses():
             return "it needs STUN servers on 127.0.0.1, 127.0.0.2 and 127.0.0.3, and this host has only the first"
         return ""

@@ -14,7 +14,7 @@ import pytest
 
 from exporter.demo import fault_proxy, simulation
 from exporter.demo.cluster import REPLICAS
-from exporter.demo.scenario import SCENARIOS
+from exporter.demo.scenarios.table import SCENARIOS
 from exporter.demo.simulation import Simulation
 from exporter.demo.state import Role
 from exporter.net.coder_report import parse_report

@@ -14,7 +14,8 @@ import pytest
 
 from exporter import log
 from exporter.demo import command, scenario, simulation
-from exporter.demo.scenario import SCENARIOS
+from exporter.demo.scenarios import table
+from exporter.demo.scenarios.table import SCENARIOS
 from exporter.demo.simulation import Pace
 
 # with debug mode a round takes a third of a second, on a machine that has nothing else to do
@@ -73,10 +74,10 @@ class Interrupting(io.StringIO):
 
 
 async def test_scenarios_are_listed_with_what_they_foresee() -> None:
-    """Every name stands there with its words, what cannot be simulated with the reason, and the tour."""
+    """Every name stands there with its words, and the tour."""
     status, text = await run("--list-scenarios")
     assert 0 == status
-    names = [*SCENARIOS, *scenario.NOT_SIMULATED, scenario.TOUR]
+    names = [*SCENARIOS, scenario.TOUR]
     assert names == re.findall(r"^(\S+)", text, re.MULTILINE)
     assert "database, in Coder's report: EDB02 (warning)" in text
     assert "database: EDB02 (warning)" in text
@@ -153,8 +154,7 @@ async def test_another_verdict_is_status_2(monkeypatch: pytest.MonkeyPatch) -> N
     """What differs is named."""
     foreseen = SCENARIOS["EWS01"].foreseen
     wrong = {**SCENARIOS, "healthy": scenario.Scenario(name="healthy", words="", without_database=foreseen)}
-    monkeypatch.setattr(scenario, "SCENARIOS", wrong)
-    monkeypatch.setattr(scenario, "find", wrong.get)
+    monkeypatch.setattr(table, "SCENARIOS", wrong)
     monkeypatch.setattr(command, "SCENARIOS", wrong)
     status, text = await run("--once", "--for", "100ms", "--scenario", "healthy")
     assert 2 == status
@@ -163,7 +163,7 @@ async def test_another_verdict_is_status_2(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("without_database")
 async def test_what_may_not_become_active_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scenario that is to be quiet is another verdict once a code becomes active."""
+    """A scenario that is to be quiet is another verdict once another code than its own becomes active."""
     loud = scenario.Scenario(
         name="loud",
         words="",
@@ -172,12 +172,12 @@ async def test_what_may_not_become_active_is_told(monkeypatch: pytest.MonkeyPatc
         inside=SCENARIOS["EWS02"].inside,
         quiet=True,
     )
-    monkeypatch.setattr(scenario, "find", lambda _name: loud)
+    monkeypatch.setattr(table, "find", lambda _name: loud)
     # active at once
     pace = Pace(interval_seconds=2.0, timeout_seconds=1.9, raise_after=1)
     out = io.StringIO()
     assert 2 == await command.run(parse("--once", "--scenario", "loud"), out=out, errors=out, pace=pace)
-    assert "became active, though nothing may" in out.getvalue()
+    assert "became active, though it may not" in out.getvalue()
     assert "EWS02" in out.getvalue()
 
 

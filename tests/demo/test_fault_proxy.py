@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from exporter.demo.fault_proxy import BlackHole, CutAfter, Delay, FaultProxy, Pass, Refuse, Reset
+from exporter.demo.fault_proxy import BlackHole, CutAfter, Delay, FaultProxy, Lost, Pass, Refuse, Reset
+from exporter.demo.listener import have_silent_ports
 
 _PATIENCE_SECONDS = 10.0
 
@@ -186,3 +187,17 @@ async def test_leaving_it_ends_every_connection(servers: tuple[int, int], dial: 
         for client in clients:
             with contextlib.suppress(ConnectionResetError):
                 assert await client.reader.read(1) == b""
+
+
+@pytest.mark.skipif(not have_silent_ports(), reason="only tried on Linux")
+async def test_a_lost_way_leaves_everybody_without_an_answer(proxy: FaultProxy, dial: Dial) -> None:
+    """Nobody is taken any more, and a connection that stands says nothing; afterwards new ones pass."""
+    standing = await dial(proxy)
+    assert await standing.read_greeting() == b"1"
+    await proxy.break_with(Lost())
+    for trying in (standing.ask(b"x"), dial(proxy)):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await trying
+    await proxy.heal()
+    assert b"1" == await (await dial(proxy)).read_greeting()

@@ -151,3 +151,13 @@ async def test_another_deployment_has_an_id_and_a_version_of_its_own(
         given = await build.json()
         assert ["v2.26.3"] * 2 == [answer.headers["X-Coder-Build-Version"] for answer in (health, build)]
     assert ("other", "v2.26.3") == (given["deployment_id"], given["version"])
+
+
+async def test_a_slow_path_answers_as_usual_after_its_time(coder: SimulatedCoder, http: aiohttp.ClientSession) -> None:
+    """It is late by that time at least; others are not."""
+    coder.break_with(faults.Slow(path="/healthz", seconds=0.2))
+    loop = asyncio.get_running_loop()
+    asked = loop.time()
+    async with http.get(f"{coder.url}/healthz") as answer:
+        assert (200, "OK") == (answer.status, await answer.text())
+    assert loop.time() - asked >= 0.2

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from exporter.demo.listener import ADDRESSES, Listener, have_ipv6_loopback
+from exporter.demo.listener import ADDRESSES, Listener, have_ipv6_loopback, have_silent_ports
 
 
 class Greet(asyncio.Protocol):
@@ -69,6 +69,29 @@ async def test_nobody_else_gets_a_closed_port(listener: Listener) -> None:
     listener.close("ipv4")
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other, pytest.raises(OSError, match="in use"):
         other.bind((ADDRESSES["ipv4"], listener.port))
+
+
+@pytest.mark.skipif(not have_silent_ports(), reason="only tried on Linux")
+async def test_a_silent_port_answers_nobody_and_opens_again(listener: Listener) -> None:
+    """Who connects is neither taken nor refused, however often he tries; afterwards it is as before."""
+    for family in listener.families:
+        listener.silence(family)
+        listener.silence(family)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await reaches(listener, family)
+        assert family not in listener.listening
+        await listener.open(family)
+        assert await reaches(listener, family)
+
+
+@pytest.mark.skipif(not have_silent_ports(), reason="only tried on Linux")
+async def test_a_silent_port_can_be_closed(listener: Listener) -> None:
+    """Then it refuses, as a closed one does."""
+    listener.silence("ipv4")
+    listener.close("ipv4")
+    assert not await reaches(listener, "ipv4")
 
 
 async def test_a_stopped_listener_gives_the_port_back() -> None:

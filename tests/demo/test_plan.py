@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from exporter.demo import plan, scenario
+from exporter.demo import plan
+from exporter.demo.scenarios.table import SCENARIOS
 from exporter.errors import ConfigError
 
 
@@ -33,7 +34,7 @@ def test_a_scenario_may_have_a_start_and_a_length(text: str, expected: tuple[str
     [
         ("EDB99", "there is no scenario 'EDB99'; there are healthy, EACS01"),
         ("", "there is no scenario ''"),
-        ("XEXP01", "there is no scenario 'XEXP01'"),
+        ("EWP03", "there is no scenario 'EWP03'"),
         ("EDB02@soon", "its start 'soon' is not a duration; write NAME, NAME@30s"),
         ("EDB02@30", "its start '30' is not a duration"),
         ("EDB02@-5s", "its start '-5s' is not a duration"),
@@ -95,8 +96,14 @@ def test_the_time_line_ends_before_it_begins() -> None:
 def test_the_tour_breaks_everything_once() -> None:
     """Every scenario that breaks something comes once, none at the same time as another."""
     entries = plan.parse_plan(["tour@10s"])
-    assert [known.name for known in scenario.SCENARIOS.values() if known.breaks] == [
-        entry.scenario.name for entry in entries
-    ]
+    assert [known.name for known in SCENARIOS.values() if known.breaks] == [entry.scenario.name for entry in entries]
     assert 10.0 + plan.TOUR_FIRST_SECONDS == entries[0].start_seconds
     assert all(first.end_seconds < second.start_seconds for first, second in itertools.pairwise(entries))
+
+
+def test_the_tour_waits_for_what_takes_longer() -> None:
+    """A scenario whose code needs more time than the others is given it, and the rest the usual time."""
+    lengths = {entry.scenario.name: entry.end_seconds - entry.start_seconds for entry in plan.tour()}
+    assert SCENARIOS["XEXP02"].lasts_seconds == pytest.approx(lengths.pop("XEXP02"))
+    assert SCENARIOS["XEXP02"].lasts_seconds > plan.TOUR_LENGTH_SECONDS
+    assert {plan.TOUR_LENGTH_SECONDS} == {round(length, 6) for length in lengths.values()}

@@ -15,7 +15,7 @@ import pytest
 
 from exporter.app import running
 from exporter.config.load import load_config
-from exporter.demo.scenario import SCENARIOS
+from exporter.demo.scenarios.table import SCENARIOS
 from exporter.demo.simulation import DEPLOYMENT, Pace, Simulation
 from exporter.health import codes
 from exporter.health.model import UNCODED
