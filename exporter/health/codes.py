@@ -83,7 +83,7 @@ def _section(section: Section, *rows: tuple[str, tuple[Severity, ...], str, str]
             section=section,
             severities=_ERROR,
             words="SectionCrashed",
-            summary="The exporter failed while it probed this section, or a daemon shows no valid version.",
+            summary="A check of this section crashed, ours or Coder's own, or a daemon shows no valid version.",
         )
     )
     return tuple(known)

@@ -688,6 +688,22 @@ async def test_witnesses_that_differ_about_the_front_do_so_once(alertmanager: Al
     } == await alertmanager.muted()
 
 
+async def test_relays_of_proxies_that_are_down_are_no_disagreement(alertmanager: Alertmanager) -> None:
+    """Coder forgets them, so its report is well; about other sections the witnesses may differ as ever."""
+    await alertmanager.post(
+        {"alertname": "CoderXWP02AllProxiesDown"},
+        {"alertname": "CoderWitnessesDisagree", "section": "derp"},
+        {"alertname": "CoderXWP02AllProxiesDown", "deployment": "other"},
+        {"alertname": "CoderWitnessesDisagree", "section": "database", "deployment": "other"},
+    )
+    assert {
+        ("CoderXWP02AllProxiesDown", "prod"): False,
+        ("CoderXWP02AllProxiesDown", "other"): False,
+        ("CoderWitnessesDisagree", "prod"): True,
+        ("CoderWitnessesDisagree", "other"): False,
+    } == await alertmanager.muted()
+
+
 async def test_a_host_that_is_cut_off_mutes_all_that_it_says(alertmanager: Alertmanager) -> None:
     """Of every deployment and itself; another exporter, on another host, still tells."""
     await alertmanager.post(

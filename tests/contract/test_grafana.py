@@ -263,6 +263,27 @@ def test_severities_have_their_words(title: str) -> None:
     assert {int(severity): severity.label for severity in Severity} == words
 
 
+def test_what_is_not_known_is_neither_good_nor_bad() -> None:
+    """Words in the place of a number that is missing have no colour; only that nothing is broken is good news."""
+    bases = {
+        panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"]
+        for _, panel in PANELS
+        if panel["type"] == "stat" and "thresholds" in panel["fieldConfig"]["defaults"]
+    }
+    assert "green" == bases.pop("First broken layer")
+    assert 12 == len(bases)
+    assert {"text"} == set(bases.values())
+
+
+def test_errors_stand_before_warnings() -> None:
+    """In the table of what is wrong, and within a severity the newest comes first."""
+    ordered = [
+        (by["displayName"], by["desc"]) for by in named("What is wrong now, and since when")["options"]["sortBy"]
+    ]
+    assert [("Severity", False), ("For", False)] == ordered
+    assert ["error", "ok", "warning"] == sorted(severity.label for severity in Severity)
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_every_severity_has_a_colour_in_the_table(board: str) -> None:
     """What is only shown is not alarming, what is wrong is."""
