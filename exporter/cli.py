@@ -14,11 +14,10 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from exporter import __version__, check
+from exporter import __version__, check, output
 from exporter.app import Application, running
 from exporter.clock import SystemClock
 from exporter.config.load import defaults_yaml, load_config
@@ -27,6 +26,7 @@ from exporter.errors import ConfigError, ExporterError
 from exporter.explain import explain
 from exporter.health.model import Section
 from exporter.log import FORMATS, LEVELS, configure, get_logger
+from exporter.output import OutputError
 from exporter.process import run_event_loop, stop_signals
 from exporter.web.server import DEFAULT_LISTEN_ADDRESS, DEFAULT_TELEMETRY_PATH, serve
 
@@ -63,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[command](rest)
     except KeyboardInterrupt:
         return 130
+    except OutputError as error:
+        # of check and demo not 1, which would be a warning about Coder
+        output.tell(f"{PROG}: {error}")
+        return EXIT_COULD_NOT_RUN if command else EXIT_CONFIG
 
 
 def _fill_standard_streams() -> None:
@@ -141,7 +145,7 @@ def _serve(arguments: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=_version_text())
     options = parser.parse(arguments)
     if options.print_defaults:
-        _print(defaults_yaml())
+        output.write(defaults_yaml())
         return 0
     try:
         config = load_config(options.config_file, os.environ)
@@ -149,8 +153,8 @@ def _serve(arguments: Sequence[str]) -> int:
         return _say(error, EXIT_CONFIG)
     if options.config_check:
         for warning in config.warnings:
-            _tell(f"warning: {warning}")
-        _print(f"{config.source}: good, {_count(len(config.deployments), 'deployment')}\n")
+            output.tell(f"warning: {warning}")
+        output.write(f"{config.source}: good, {_count(len(config.deployments), 'deployment')}\n")
         return 0
     configure(options.log_level, options.log_format)
     addresses = options.listen_addresses or [DEFAULT_LISTEN_ADDRESS]
@@ -205,12 +209,12 @@ def _check(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         return _say(error, EXIT_COULD_NOT_RUN)
     for warning in config.warnings:
-        _tell(f"warning: {warning}")
+        output.tell(f"warning: {warning}")
     configure(options.log_level, options.log_format)
     return run_event_loop(_check_once(config, options.sections, options.output))
 
 
-async def _check_once(config: Config, sections: Sequence[str], output: str) -> int:
+async def _check_once(config: Config, sections: Sequence[str], form: str) -> int:
     application = Application(config, clock=SystemClock())
     async with stop_signals() as stopped, asyncio.TaskGroup() as group:
         checking = group.create_task(_check_and_close(application, sections))
@@ -221,21 +225,16 @@ async def _check_once(config: Config, sections: Sequence[str], output: str) -> i
         for task in (checking, stopping, telling):
             task.cancel()
     if interrupted:
-        _tell(f"{PROG} check: stopped before it was done")
+        output.tell(f"{PROG} check: stopped before it was done")
         return EXIT_COULD_NOT_RUN
     outcomes = [
         outcome
         for outcome in check.collect(application)
         if not sections or (Section.REPORT if outcome.reported else outcome.section) in sections
     ]
-    try:
-        _print(check.render(outcomes, output))
-    except OSError as error:
-        # not 1, which would be a warning about Coder
-        _tell(f"{PROG} check: the output cannot be written: {error.strerror}")
-        return EXIT_COULD_NOT_RUN
+    output.write(check.render(outcomes, form))
     if all(outcome.off is not None for outcome in outcomes):
-        _tell(f"{PROG} check: nothing was probed")
+        output.tell(f"{PROG} check: nothing was probed")
         return EXIT_COULD_NOT_RUN
     return int(check.worst(outcomes))
 
@@ -247,7 +246,7 @@ async def _tell_waiting(application: Application) -> None:
         await application.clock.sleep(pause_seconds)
         waiting = check.describe_waiting(application)
         if waiting:
-            _tell(f"{PROG} check: {waiting}")
+            output.tell(f"{PROG} check: {waiting}")
         # while lists are read no target is under way yet
         pause_seconds = WAITING_AGAIN_SECONDS if waiting else 1.0
 
@@ -285,9 +284,10 @@ def _explain(arguments: Sequence[str]) -> int:
     parser.add_argument("code", metavar="CODE", help="such as EDB02")
     options = parser.parse(arguments)
     try:
-        _print(explain(options.code) + "\n")
+        text = explain(options.code)
     except ExporterError as error:
         return _say(error, EXIT_COULD_NOT_RUN)
+    output.write(f"{text}\n")
     return 0
 
 
@@ -316,27 +316,12 @@ def _add_log_flags(parser: argparse.ArgumentParser, *, level: str = "info") -> N
     )
 
 
-def _print(text: str) -> None:
-    """Write to standard output. Whoever read it may have gone away, as `| head` does: that is no
-    trouble of ours, and changes no exit code."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _tell(text: str) -> None:
-    """Write a line to standard error, for people. Where nobody can have it, that changes no verdict."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
 def _version_text() -> str:
     return f"{PROG} {__version__} (Python {platform.python_version()})"
 
 
 def _say(error: ExporterError, exit_code: int) -> int:
-    _tell(str(error))
+    output.tell(str(error))
     return exit_code
 
 

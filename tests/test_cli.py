@@ -293,6 +293,37 @@ def test_streams_that_are_closed_or_full_make_no_verdict_of_their_own(
     assert "Traceback" not in said.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("explain EDB02", 3), ("demo --list-scenarios", 3), ("--config.print-defaults", 1), ("check access_url", 3)],
+)
+def test_a_full_disk_is_told(command: str, code: int) -> None:
+    """One line, and no exit code that means something else."""
+    said = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m exporter {command} > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=CLEAN | {"CODER_URL": f"http://127.0.0.1:{free_port()}"},
+    )
+    assert code == said.returncode
+    (line,) = said.stderr.splitlines()
+    assert line.endswith("the output cannot be written: No space left on device")
+
+
+@pytest.mark.parametrize("command", ["explain EDB02", "demo --list-scenarios", "--config.print-defaults"])
+def test_a_reader_who_goes_away_is_no_trouble(command: str) -> None:
+    """As `| head` does."""
+    said = subprocess.run(
+        ["bash", "-c", f"exec 3> >(exec true); wait $!; {sys.executable} -m exporter {command} >&3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=CLEAN,
+    )
+    assert (0, "") == (said.returncode, said.stderr)
+
+
 def test_a_terminal_with_few_letters_changes_no_verdict() -> None:
     """A name that the terminal cannot show is escaped; the exit code stays that of the verdict."""
     said = run(

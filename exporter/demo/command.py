@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from datetime import UTC, datetime
 from typing import TextIO, TypeVar
 
-from exporter import check, log
+from exporter import check, log, output
 from exporter.app import Application, running
 from exporter.clock import Clock, SystemClock
 from exporter.config.durations import parse_duration
@@ -351,9 +351,7 @@ class _Lines:
         self._out = out
 
     def write(self, *lines: str) -> None:
-        for line in lines:
-            self._out.write(f"{line}\n")
-        self._out.flush()
+        output.write("".join(f"{line}\n" for line in lines), self._out)
 
 
 def _list_scenarios() -> Iterable[str]:
