@@ -29,7 +29,9 @@ def write(text: str, out: TextIO | None = None) -> None:
         out.flush()
     except OSError as error:
         # Python tries again at its end, and would end with a code of its own
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
         if not isinstance(error, BrokenPipeError):
             raise OutputError(f"the output cannot be written: {error.strerror}") from None
 

@@ -26,8 +26,11 @@ def test_a_reader_who_went_away_is_no_trouble() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w") as out:
+        with pytest.raises(BrokenPipeError):
+            os.write(writing, b"x")
         output.write("a line\n", out)
         output.write("another\n", out)
+        assert os.path.samestat(os.stat(os.devnull), os.fstat(out.fileno()))
 
 
 def test_a_full_disk_is_an_error() -> None:
