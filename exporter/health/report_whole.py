@@ -70,7 +70,7 @@ def judge_report(report: CoderReport, *, expected: Collection[str] = (), shown: 
     errors = [_tell_left_out(one) for one, severity in left_out if severity is Severity.ERROR]
     return ReportVerdict(
         sections=verdicts,
-        unnamed=(*errors, *_tell_overall(report, verdicts, worst_left_out=max((s for _, s in left_out), default=None))),
+        unnamed=(*errors, *_tell_overall(report, verdicts)),
         unshown=tuple(_tell_left_out(one) for one, severity in left_out if severity is Severity.WARNING),
     )
 
@@ -89,10 +89,9 @@ def _tell_left_out(section: ReportedSection) -> str:
     return cut(f"{section.name}{said}, not shown beside worse ones: {reason or 'no reason'}", MAX_DETAIL_CHARS)
 
 
-def _tell_overall(
-    report: CoderReport, verdicts: Mapping[str, SectionVerdict], *, worst_left_out: Severity | None
-) -> Iterator[str]:
-    worst = max((worst_left_out or Severity.OK, *(verdict.severity for verdict in verdicts.values())))
+def _tell_overall(report: CoderReport, verdicts: Mapping[str, SectionVerdict]) -> Iterator[str]:
+    # none that is left out is worse than all that are shown
+    worst = max((verdict.severity for verdict in verdicts.values()), default=Severity.OK)
     if worst is Severity.ERROR:
         return
     if report.severity is Severity.ERROR:

@@ -1,5 +1,5 @@
-"""Coder's report as a witness: the answers of a real server (tests/data/coder) and reports made by hand,
-with the exact findings expected.
+"""Coder's report as a witness, from one poll to its verdict: the answers of a real server (tests/data/coder)
+and reports made by hand, with the exact findings expected.
 """
 
 from __future__ import annotations
@@ -12,17 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import Phase, Reason
-from exporter.health.coder_report import (
-    CodedMessage,
-    CoderReport,
-    ReportedDaemon,
-    ReportedNode,
-    ReportedProxy,
-    ReportedRegion,
-    ReportedSection,
-)
-from exporter.health.codes import section_codes
-from exporter.health.model import REPORT_SECTIONS, Failure, OffReason, Report, Section, Severity, Witness
+from exporter.health.coder_report import CoderReport, ReportedRegion
+from exporter.health.model import REPORT_SECTIONS, Failure, OffReason, Report, Section, Severity
 from exporter.health.report import (
     Refusal,
     ReplicaView,
@@ -31,12 +22,11 @@ from exporter.health.report import (
     assess,
     assess_reports,
 )
-from exporter.health.report_sections import MAX_FOREIGN_CODES
 from exporter.health.report_whole import MAX_FOREIGN_SECTIONS
 from exporter.net.coder_report import parse_report
+from tests.support.reported import ERROR, OK, REPORTS, WARNING, found, report, section
 
 DATA = Path(__file__).parent.parent / "data" / "coder"
-OK, WARNING, ERROR = Severity
 SILENCE = Failure(reason=Reason.TIMEOUT, phase=Phase.PROCESSING, message="no answer within 80 s")
 
 Found = dict[str, list[tuple[str, Severity]]]
@@ -46,23 +36,6 @@ def poll(report: CoderReport | None = None, **facts: Any) -> ReportResult:
     return ReportResult(
         **{"name": "coder-0", "report": report, "age_seconds": None if report is None else 1.0, **facts}
     )
-
-
-def section(name: str = "database", severity: Severity | None = OK, *messages: tuple[str, str], **facts: Any) -> Any:
-    told = tuple(CodedMessage(code=code, message=message) for code, message in messages)
-    return ReportedSection(name=name, severity=severity, messages=told, **facts)
-
-
-def report(*sections: ReportedSection, **facts: Any) -> CoderReport:
-    return CoderReport(sections=sections, version="v2.26.0", **facts)
-
-
-def judge(one: ReportedSection, **facts: Any) -> Report:
-    return assess(poll(report(one, **facts))).sections[one.name]
-
-
-def found(told: Report) -> list[tuple[str, Severity]]:
-    return [(finding.code, finding.severity) for finding in told.findings]
 
 
 def found_by_section(result: ReportResult) -> Found:
@@ -120,159 +93,6 @@ async def test_answers_of_a_real_server(name: str, expected: Found) -> None:
     assert set(REPORT_SECTIONS) == set(assess(result).sections)
 
 
-@pytest.mark.parametrize("name", REPORT_SECTIONS)
-async def test_a_section_without_its_severity_is_a_crash(name: Section) -> None:
-    """Where all others have one, whatever else it says; a newer section that we do not know may have none."""
-    known = (ReportedSection(name=name, severity=None, healthy=True), ReportedSection(name="pubsub", severity=OK))
-    assert {name: [("", ERROR)]} == found_by_section(poll(CoderReport(sections=known)))
-    assert [("XRPT03", ERROR)] == poll_codes(poll(CoderReport(sections=known)))
-    assert [("XRPT03", ERROR)] == poll_codes(poll(CoderReport(sections=known[:1], severity=OK, healthy=True)))
-    foreign = (ReportedSection(name=name, severity=OK), ReportedSection(name="pubsub", severity=None, healthy=True))
-    assert {} == found_by_section(poll(CoderReport(sections=foreign)))
-    assert [] == poll_codes(poll(CoderReport(sections=foreign)))
-
-
-async def test_texts_of_versions_name_both_sides() -> None:
-    """EPD03 says the daemon's API version and the server's, of which Coder's text has only the latter."""
-    told = assess(poll(await parse_report((DATA / "trouble-EPD03.json").read_bytes()))).sections
-    finding = told["provisioner_daemons"].findings[0]
-    assert "API version 2.0" in finding.message
-    assert "the server has v2.26.0, API major 1" in finding.message
-    assert finding.skew
-
-
-async def test_section_that_warns_silently_is_explained() -> None:
-    """A proxy that never registered makes Coder's section a warning without any message."""
-    told = assess(poll(await parse_report((DATA / "proxies-up-health.json").read_bytes()))).sections
-    assert "proxy never is unregistered" in told["workspace_proxy"].findings[0].message
-
-
-@pytest.mark.parametrize(
-    ("one", "expected", "of_poll"),
-    [
-        pytest.param(section(), [], [], id="well"),
-        pytest.param(section("database", ERROR, ("EDB01", "x"), error="EDB01: x"), [("EDB01", ERROR)], [], id="error"),
-        pytest.param(section("database", ERROR, ("EDB02", "x"), error="EDB02: x"), [("EDB02", ERROR)], [], id="worse"),
-        pytest.param(
-            section("database", None, ("EUNKNOWN", "panic"), error="EUNKNOWN: panic"),
-            [("EUNKNOWN", ERROR)],
-            [("XRPT03", ERROR)],
-            id="panic",
-        ),
-        pytest.param(section("derp", None, error="boom"), [("", ERROR)], [("XRPT03", ERROR)], id="panic-uncoded"),
-        pytest.param(
-            section("database", None, severity_text="fatal"), [("", ERROR)], [("XRPT03", ERROR)], id="unknown-word"
-        ),
-        pytest.param(section("database", None, severity_text="info", healthy=True), [], [], id="unknown-word-healthy"),
-        pytest.param(section("database", None, healthy=False), [("", ERROR)], [("XRPT03", ERROR)], id="unhealthy"),
-        pytest.param(section("database", None, healthy=True), [], [], id="no-severity-healthy"),
-        pytest.param(section("database", None), [], [], id="no-severity"),
-        pytest.param(section("database", None, ("", "slow")), [], [], id="plain-text-alone"),
-        pytest.param(section("database", WARNING, ("", "slow")), [("", WARNING)], [], id="plain-text-warning"),
-        pytest.param(
-            section("database", WARNING, ("", "slow"), ("EDB02", "x")), [("EDB02", WARNING)], [], id="text-beside-code"
-        ),
-        pytest.param(section("database", None, ("EDB02", "x")), [("EDB02", WARNING)], [], id="old-server-coded"),
-        pytest.param(section("database", ERROR, error="gone"), [("", ERROR)], [("XRPT07", ERROR)], id="error-uncoded"),
-        pytest.param(section("database", ERROR), [("", ERROR)], [("XRPT07", ERROR)], id="error-without-reason"),
-        pytest.param(
-            section("database", ERROR, ("EDB02", "x"), error="gone"),
-            [("EDB02", WARNING), ("", ERROR)],
-            [("XRPT07", ERROR)],
-            id="error-beside-code",
-        ),
-        pytest.param(section("database", OK, error="gone"), [("", ERROR)], [("XRPT07", ERROR)], id="ok-with-error"),
-        pytest.param(
-            section("database", ERROR, ("EDB02", "x")), [("EDB02", WARNING), ("", ERROR)], [], id="error-with-code"
-        ),
-        pytest.param(
-            section("provisioner_daemons", ERROR, ("EPD01", "none")), [("EPD01", ERROR)], [], id="error-as-warning"
-        ),
-        pytest.param(section("derp", OK, ("ESTUN02", "hard NAT")), [("ESTUN02", OK)], [], id="no-severity-of-code"),
-        pytest.param(section("workspace_proxy", WARNING, ("EWP04", "x")), [("EWP04", WARNING)], [], id="EWP04"),
-        pytest.param(
-            section("workspace_proxy", ERROR, ("EWP04", "x"), error="EWP04: x"),
-            [("EWP04", ERROR)],
-            [],
-            id="EWP04-error",
-        ),
-        pytest.param(
-            section("workspace_proxy", ERROR, ("EWP03", "x"), error="EWP03: x"), [("EWP03", ERROR)], [], id="retired"
-        ),
-        pytest.param(section("pubsub", WARNING, ("EPUB01", "x")), [("EPUB01", WARNING)], [], id="foreign"),
-        pytest.param(section("database", WARNING, ("EDB77", "x")), [("EDB77", WARNING)], [], id="foreign-code"),
-        pytest.param(section("database", WARNING, ("<b>", "x")), [("EUNKNOWN", WARNING)], [], id="no-code-at-all"),
-        pytest.param(section("derp", WARNING, ("XDERP01", "x")), [("EUNKNOWN", WARNING)], [], id="ours-from-them"),
-    ],
-)
-def test_findings_of_one_section(
-    one: ReportedSection, expected: list[tuple[str, Severity]], of_poll: list[tuple[str, Severity]]
-) -> None:
-    """Codes keep their severity by table and place; what no code explains stands without one."""
-    assert expected == found(judge(one))
-    assert of_poll == poll_codes(poll(report(one)))
-
-
-def test_repeated_messages_are_counted() -> None:
-    """Coder says the same once a daemon: one finding says how often, and which versions there are."""
-    daemons = tuple(
-        ReportedDaemon(
-            id=str(number),
-            name=f"d{number}",
-            organization_id="o",
-            version="v2.20.1",
-            api_version="1.0",
-            messages=(CodedMessage(code="EPD02", message=f"Mismatched version {number}"),),
-        )
-        for number in range(3)
-    )
-    told = judge(section("provisioner_daemons", WARNING, *[("EPD02", "mismatched")] * 3), daemons=daemons)
-    assert [
-        "coder-0 reports: mismatched (3 times); 3 of 3 recent daemons have version v2.20.1 (3); the server has v2.26.0"
-    ] == [finding.message for finding in told.findings]
-
-
-def test_message_lists_five_distinct() -> None:
-    """One code with many messages joins the first five of them and counts the others."""
-    told = judge(section("workspace_proxy", WARNING, *[("EWP04", f"p{n}: bad") for n in range(9)]))
-    assert ["coder-0 reports: p0: bad; p1: bad; p2: bad; p3: bad; p4: bad; and 4 more"] == [
-        finding.message for finding in told.findings
-    ]
-
-
-@pytest.mark.parametrize(
-    ("texts", "errors", "expected"),
-    [
-        (["eu: version v2.25.0 differs"], (), True),
-        (["eu: version v2.25.0 differs", "us: slow"], (), False),
-        (["version-eu: slow"], (), False),
-        (["eu: version v2.25.0 differs"], ("unexpected version",), False),
-    ],
-)
-def test_proxy_warnings_wait_only_when_all_are_about_versions(
-    texts: list[str], errors: tuple[str, ...], expected: bool
-) -> None:
-    """EWP04 is skew when every message warns of versions; a proxy's name and an error say nothing of it."""
-    proxies = (ReportedProxy(id="1", name="eu", status="ok", errors=errors),)
-    told = judge(section("workspace_proxy", WARNING, *[("EWP04", text) for text in texts]), proxies=proxies)
-    assert [expected] == [finding.skew for finding in told.findings]
-
-
-def test_broken_off_section_leaves_codes_as_they_are() -> None:
-    """A section that panicked says nothing about its codes; a warning in good order says all."""
-    assert {"EDB01", "EDB02"} == judge(
-        section("database", None, ("EUNKNOWN", "panic"), error="EUNKNOWN: panic")
-    ).not_judged
-    assert frozenset() == judge(section("database", WARNING, ("EDB02", "x"))).not_judged
-    assert {"EWP02", "EWP04"} == judge(section("workspace_proxy", WARNING, ("EWP01", "x"))).not_judged
-
-
-def test_derp_without_regions_is_not_judged_by_us() -> None:
-    """Without node reports our own codes stay as they are."""
-    assert {"XDERP01", "XDERP02", "XSTUN01"} == judge(section("derp")).not_judged
-    assert frozenset() == judge(section("derp"), regions=()).not_judged
-
-
 def test_region_without_reason_is_named_by_the_poll() -> None:
     """A region whose node reports are missing is an error without code: uncoded, and XRPT07."""
     regions = (ReportedRegion(region_id=5, node_count=1, severity=ERROR, error="missing node report"),)
@@ -291,21 +111,9 @@ def test_sections_that_the_report_lacks_are_not_supported() -> None:
     assert [] == poll_codes(poll(report(section())))
 
 
-@pytest.mark.parametrize("instead", ["null", "a text", "a list"])
-@pytest.mark.parametrize("name", REPORT_SECTIONS)
-def test_what_is_no_section_is_a_crash(name: Section, instead: str) -> None:
-    """In place of a section stands something else: an error, and none of its codes is over."""
-    result = poll(report(section(name, None, instead=instead)))
-    told = assess(result).sections[name]
-    assert [("", ERROR)] == found(told)
-    assert f"no severity, there is {instead}" in told.findings[0].message
-    assert set(section_codes(name, Witness.REPORT)) == told.not_judged
-    assert [("XRPT03", ERROR)] == poll_codes(result)
-    assert f"{name}: no severity, there is {instead}" in assess(result).poll.findings[0].message
-
-
 def test_a_section_that_is_missing_now_is_a_crash() -> None:
-    """An earlier report of this version had it: it is an error, and none of its codes is over."""
+    """The poll knows what an earlier report of this version had: it is an error, not off, and none of its
+    codes is over."""
     result = poll(report(section("derp")), expected=("database", "derp"))
     told = assess(result).sections
     assert [("", ERROR)] == found(told["database"])
@@ -315,110 +123,72 @@ def test_a_section_that_is_missing_now_is_a_crash() -> None:
     assert [("XRPT03", ERROR)] == poll_codes(result)
 
 
-def test_foreign_sections_and_codes_are_bounded() -> None:
-    """Eight foreign sections and 32 foreign codes pass; further codes become EUNKNOWN."""
-    many = [section(f"new{number:02}", OK) for number in range(20)]
-    told = assess(poll(report(*many))).sections
-    assert [f"new{number:02}" for number in range(MAX_FOREIGN_SECTIONS)] == [
-        name for name in told if name not in REPORT_SECTIONS
-    ]
-    assert [] == poll_codes(poll(report(*many)))
-    codes = [(f"ENEW{number:03}", "x") for number in range(50)]
-    told = judge(section("new", WARNING, *codes))
-    assert MAX_FOREIGN_CODES + 1 == len(told.findings)
-    assert ("EUNKNOWN", WARNING) in found(told)
+@pytest.mark.parametrize("name", REPORT_SECTIONS)
+def test_a_section_that_crashed_is_named_by_the_poll(name: Section) -> None:
+    """It is XRPT03 with what stands there, and the run has failed for that reason."""
+    result = poll(report(section(name, None, instead="null"), section("pubsub")))
+    assert {name: [("", ERROR)]} == found_by_section(result)
+    told = assess(result).poll
+    assert [("XRPT03", ERROR)] == found(told)
+    message = told.findings[0].message
+    assert f"sections of Coder's report crashed or have no severity: {name}: no severity, there is null" == message
+    assert Failure(reason=Reason.BODY, message=message) == told.failure
 
 
-def shown_of(result: ReportResult) -> list[str]:
-    return sorted(name for name in assess(result).sections if name not in REPORT_SECTIONS)
-
-
-def test_the_worst_foreign_sections_are_shown() -> None:
-    """What is well gives way to what is not, whatever their names; of equals who was shown before stays."""
-    well = [section(f"a{number}") for number in range(8)]
-    worse = [section("y", WARNING, ("EY1", "x")), section("z", ERROR, error="gone")]
-    result = poll(report(*well, *worse))
-    assert ["a0", "a1", "a2", "a3", "a4", "a5", "y", "z"] == shown_of(result)
-    assert [("", ERROR)] == found(assess(result).sections["z"])
-    before = ("a2", "a3", "a4", "a5", "a6", "a7", "y", "z")
-    assert sorted(before) == shown_of(poll(report(*well, section("y"), section("z")), shown=before))
-    assert ["a2", "a3", "a4", "a5", "a6", "y", "z", "zz"] == shown_of(
-        poll(report(*well, *worse, section("zz", WARNING, ("EZ1", "x"))), shown=before)
-    )
-
-
-def test_errors_of_sections_that_are_not_shown_are_told() -> None:
-    """The ninth section with an error is XRPT07, by its name and its codes."""
-    many = [section(f"new{number}", ERROR, ("ENEW01", "x"), error="ENEW01: x") for number in range(9)]
-    (finding,) = assess(poll(report(*many, severity=ERROR, healthy=False))).poll.findings
-    assert ("XRPT07", ERROR) == (finding.code, finding.severity)
-    assert "new8 with ENEW01, not shown beside worse ones: ENEW01: x" in finding.message
-
-
-def test_warnings_of_sections_that_are_not_shown_are_told() -> None:
-    """The ninth section that warns is EUNKNOWN, as a warning: its own codes have no place."""
-    many = [section(f"new{number}", WARNING, ("ENEW01", "slow")) for number in range(9)]
-    (finding,) = assess(poll(report(*many, severity=WARNING))).poll.findings
-    assert ("EUNKNOWN", WARNING) == (finding.code, finding.severity)
-    assert "new8 with ENEW01, not shown beside worse ones: slow" in finding.message
-
-
-def test_left_out_sections_take_no_place_of_codes() -> None:
-    """The worst sections come first where codes are bounded, too."""
-    codes = [(f"ENEW{number:03}", "x") for number in range(MAX_FOREIGN_CODES)]
-    told = assess(poll(report(section("a", WARNING, *codes), section("b", ERROR, ("EB1", "x"), error="EB1: x"))))
-    assert [("EB1", ERROR)] == found(told.sections["b"])
-    assert ("EUNKNOWN", WARNING) in found(told.sections["a"])
+EIGHT_IN_ERROR = [section(f"new{number}", ERROR, ("ENEW01", "x"), error="ENEW01: x") for number in range(8)]
 
 
 @pytest.mark.parametrize(
-    ("sections", "overall", "expected"),
+    ("told", "expected", "message"),
     [
-        pytest.param([section()], {"severity": OK, "healthy": True}, None, id="well"),
-        pytest.param([section()], {"severity": ERROR}, "an error", id="error"),
-        pytest.param([section("database", WARNING, ("EDB02", "x"))], {"severity": ERROR}, "an error", id="only-warns"),
         pytest.param(
-            [section("database", ERROR, ("EDB01", "x"), error="EDB01: x")],
-            {"severity": ERROR, "healthy": False},
-            None,
-            id="explained",
-        ),
-        pytest.param([section()], {"severity": OK, "healthy": False}, "unhealthy", id="unhealthy"),
-        pytest.param(
-            [section("database", OK, healthy=False)],
-            {"severity": OK, "healthy": False},
-            "unhealthy, but no section says why (database: not healthy, but no trouble)",
-            id="unhealthy-section",
+            report(section("database", ERROR, error="gone")),
+            ("XRPT07", ERROR),
+            "Coder's report has errors that no code names: database: gone",
+            id="of a section",
         ),
         pytest.param(
-            [section("database", WARNING, ("EDB02", "x"))],
-            {"severity": WARNING, "healthy": False},
-            "unhealthy",
-            id="unhealthy-though-other-warns",
+            report(section(), severity=ERROR),
+            ("XRPT07", ERROR),
+            "Coder's report has errors that no code names: Coder calls itself an error, but no section says why",
+            id="of the whole",
         ),
         pytest.param(
-            [section("database", WARNING, ("EDB02", "x"), healthy=False)],
-            {"severity": WARNING, "healthy": False},
-            None,
-            id="unhealthy-as-its-section",
+            report(*EIGHT_IN_ERROR, section("new8", ERROR, error="gone")),
+            ("XRPT07", ERROR),
+            "Coder's report has errors that no code names: new8, not shown beside worse ones: gone",
+            id="not shown",
         ),
         pytest.param(
-            [section("access_url", WARNING, ("EACS04", "x"))],
-            {"severity": WARNING, "healthy": False},
-            None,
-            id="access-url-warns",
+            report(*EIGHT_IN_ERROR, section("new8", WARNING, ("ENEW01", "slow"))),
+            ("EUNKNOWN", WARNING),
+            "more sections of Coder's report warn: new8 with ENEW01, not shown beside worse ones: slow",
+            id="not shown, warns",
         ),
-        pytest.param([section("pubsub", ERROR, ("EP1", "x"), error="EP1: x")], {"severity": ERROR}, None, id="foreign"),
-        pytest.param([section("database", None)], {"healthy": None}, None, id="says-nothing"),
     ],
 )
-def test_coders_overall_word_is_explained(
-    sections: list[ReportedSection], overall: dict[str, Any], expected: str | None
+def test_what_has_no_name_of_its_own_is_told_by_the_poll(
+    told: CoderReport, expected: tuple[str, Severity], message: str
 ) -> None:
-    """When Coder calls the whole bad, and nothing in it explains that, it is an error without a code."""
-    told = assess(poll(report(*sections, **overall))).poll
-    assert ([] if expected is None else [("XRPT07", ERROR)]) == found(told)
-    assert expected is None or f"Coder calls itself {expected}" in told.findings[0].message
+    """An error is XRPT07, and fails the run; a warning is EUNKNOWN, and does not."""
+    judged = assess(poll(told)).poll
+    assert [expected] == found(judged)
+    assert message == judged.findings[0].message
+    assert (Failure(reason=Reason.BODY, message=message) if expected[1] is ERROR else None) == judged.failure
+
+
+@pytest.mark.parametrize(("name", "expected"), [("coder-0", "coder-0 reports: x"), ("", "Coder reports: x")])
+def test_findings_say_whose_report_it_is(name: str, expected: str) -> None:
+    """Each replica tells its own."""
+    told = assess(poll(report(section("database", WARNING, ("EDB02", "x"))), name=name)).sections
+    assert [expected] == [finding.message for finding in told["database"].findings]
+
+
+def test_foreign_sections_that_were_shown_before_stay() -> None:
+    """A poll says which; the others have to be worse."""
+    many = report(*[section(f"new{number}") for number in range(9)])
+    foreign = [name for name in assess(poll(many, shown=("new8",))).sections if name not in REPORT_SECTIONS]
+    assert ["new8", *(f"new{number}" for number in range(7))] == foreign
 
 
 def test_report_seen_before_counts_nothing() -> None:
@@ -538,60 +308,6 @@ def test_mutes_that_cannot_be_read_fail_the_run() -> None:
     """Without the mutes the run has failed, though no code is about it."""
     told = assess_reports(ReportsResult(dismissed_failure=SILENCE))
     assert (SILENCE, ()) == (told.failure, told.findings)
-
-
-TEXTS = st.text(max_size=30) | st.sampled_from(["EDB01: x", "EUNKNOWN: panic", "a\nEWP04: b\nc", ""])
-CODES = st.sampled_from(["", "EDB01", "EDB02", "EPD01", "EPD03", "ESTUN02", "EWP04", "EUNKNOWN", "ENEW01", "x"]) | TEXTS
-MESSAGES = st.lists(st.builds(CodedMessage, code=CODES, message=TEXTS), max_size=5).map(tuple)
-SEVERITIES = st.none() | st.sampled_from(Severity)
-NAMES = st.sampled_from([*(one.value for one in Section), "pubsub"]) | st.text(max_size=5)
-SECTIONS = st.builds(
-    ReportedSection,
-    name=NAMES,
-    severity=SEVERITIES,
-    severity_text=st.sampled_from(["", "ok", "fatal"]),
-    healthy=st.none() | st.booleans(),
-    instead=st.sampled_from(["", "", "null"]),
-    error=st.none() | TEXTS,
-    messages=MESSAGES,
-)
-REPORTS = st.builds(
-    CoderReport,
-    version=TEXTS,
-    sections=st.lists(SECTIONS, max_size=12).map(tuple),
-    severity=SEVERITIES,
-    healthy=st.none() | st.booleans(),
-    proxies=st.none() | st.lists(st.builds(ReportedProxy, id=TEXTS, name=TEXTS, status=TEXTS), max_size=2).map(tuple),
-    daemons=st.none()
-    | st.lists(
-        st.builds(
-            ReportedDaemon,
-            id=TEXTS,
-            name=TEXTS,
-            organization_id=TEXTS,
-            version=TEXTS,
-            api_version=TEXTS,
-            messages=MESSAGES,
-        ),
-        max_size=3,
-    ).map(tuple),
-    regions=st.none()
-    | st.lists(
-        st.builds(
-            ReportedRegion,
-            region_id=st.integers(0, 9),
-            node_count=st.integers(0, 5),
-            severity=SEVERITIES,
-            error=st.none() | TEXTS,
-            messages=MESSAGES,
-            nodes=st.lists(
-                st.builds(ReportedNode, name=TEXTS, can_exchange_messages=st.booleans(), severity=SEVERITIES),
-                max_size=3,
-            ).map(tuple),
-        ),
-        max_size=3,
-    ).map(tuple),
-)
 
 
 @given(REPORTS, st.booleans())
