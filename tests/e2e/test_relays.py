@@ -150,6 +150,8 @@ http {{
 HAPROXY = """
 global
   maxconn 100
+  # connections in turn: several threads give them out in any order
+  nbthread 1
 defaults
   mode {mode}
   timeout connect 2s
