@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+from exporter.health.model import Section
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,7 +231,8 @@ def exporter(
 
 def write_config(path: Path, *, urls: Sequence[str], interval_seconds: float, ca_file: Path | None = None) -> Path:
     """Write a configuration with one deployment a URL, of which only the access URL is probed."""
-    off = {section: {"enabled": False} for section in ("websocket", "database", "workspace_proxy")}
+    others = set(Section) - {Section.ACCESS_URL, Section.EXPORTER}
+    off = {section.value: {"enabled": False} for section in sorted(others)}
     trust = {} if ca_file is None else {"tls": {"ca_file": str(ca_file)}}
     interval = f"{round(interval_seconds * 1000)}ms"
     deployments = [

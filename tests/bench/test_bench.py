@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from exporter.config.load import load_config
+from exporter.health.model import Section
+from exporter.targets.static import plan
 from tests.bench.load import Quantiles
-from tests.bench.programs import ROOT, BenchError, find_tool
+from tests.bench.programs import ROOT, BenchError, find_tool, write_config
 from tests.bench.report import merge
 from tests.bench.scraping import count_series, count_series_sum
 
@@ -49,6 +52,13 @@ async def run_benchmark(report: Path, *arguments: str, path: str | None = None) 
 
 def read_headings(report: Path) -> list[str]:
     return [line.split("(")[0].strip() for line in report.read_text().splitlines() if line.startswith("## ")]
+
+
+def test_only_the_access_url_is_measured(tmp_path: Path) -> None:
+    """A section that is new is off, too: it would add to the cost, and fail against a server that has only that."""
+    path = write_config(tmp_path / "config.yml", urls=["http://127.0.0.1"], interval_seconds=1.0)
+    targets = plan(load_config(path, {})).targets
+    assert {Section.ACCESS_URL, Section.EXPORTER} == {target.section for target in targets}
 
 
 @pytest.mark.timeout(300)
