@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from exporter.demo import answers
 from exporter.errors import WireError
+from exporter.health.provisioner_daemons import ServerVersion
 from exporter.net import coder_json
+from exporter.net.coder_json import ListedDaemon, Organization
 
 RECORDED = Path(answers.__file__).parent / "answers"
 
@@ -192,15 +194,13 @@ def test_any_bytes_give_a_value_or_a_wire_error(body: bytes) -> None:
 )
 def test_any_json_is_a_list_of_daemons_or_a_wire_error(value: object) -> None:
     """Whatever a server sends instead, nothing else is raised."""
-    for parse in (
-        coder_json.parse_provisioner_daemons,
-        coder_json.parse_organizations,
-        coder_json.parse_server_version,
-    ):
+    for body in (json.dumps([value, value]).encode(), json.dumps(value).encode()):
         with contextlib.suppress(WireError):
-            parse(json.dumps([value, value]).encode())
+            assert all(isinstance(one, ListedDaemon) for one in coder_json.parse_provisioner_daemons(body))
         with contextlib.suppress(WireError):
-            parse(json.dumps(value).encode())
+            assert all(isinstance(one, Organization) for one in coder_json.parse_organizations(body))
+        with contextlib.suppress(WireError):
+            assert isinstance(coder_json.parse_server_version(body), ServerVersion)
 
 
 @pytest.mark.parametrize(

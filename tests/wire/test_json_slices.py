@@ -52,6 +52,13 @@ def cut_all(value: Any) -> Any:
     return value
 
 
+def names(value: Any) -> set[str]:
+    """The names of all members, at any depth."""
+    if isinstance(value, dict):
+        return value.keys() | names(list(value.values()))
+    return set().union(*map(names, value)) if isinstance(value, list) else set()
+
+
 def load_and_cut(text: str) -> Any:
     def cut_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {cut(name): cut_all(value) for name, value in pairs}
@@ -274,7 +281,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     """No bytes raise anything but a WireError, alone or inside what is walked."""
     for body in (data, b"[" + data + b"]", b'{"a":["' + LONG.encode() * 2 + b'",' + data + b"]}"):
         with contextlib.suppress(WireError):
-            read_json(body, leave_out=frozenset({"b"}))
+            assert "b" not in names(read_json(body, leave_out=frozenset({"b"})))
 
 
 @example(['"', "LONG", "LONG", '"'])
