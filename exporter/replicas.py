@@ -9,7 +9,7 @@ proxy nor another deployment ever gets it, and nobody while it is not known whic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -306,13 +306,8 @@ class Replicas:
             if candidate.proxy:
                 entry.refused, entry.trusted = WORKSPACE_PROXY, False
         listed = frozenset(seen)
-        for place, entry in self._entries.items():
-            row = sighting.held.get(entry.row_place) if entry.row_place is not None else None
-            entry.held = row is not None
-            # who crashed, or hangs and is out of DNS for that, must be seen to fail
-            if row is not None and place not in listed and entry.adopted:
-                entry.take(replace(entry.candidate, row=row))
-                seen.add(place)
+        if sighting.held is not None:
+            seen |= self._hold(sighting.held, listed)
         for place in sighting.succeeded.intersection(self._entries) - seen:
             del self._entries[place]
         self._miss(place for place in self._entries if place not in seen)
@@ -321,6 +316,19 @@ class Replicas:
             # who is missing makes room for who is there, of which there are never more
             for place in [place for place, entry in self._entries.items() if entry.missing or place not in listed]:
                 del self._entries[place]
+
+    def _hold(self, held: Mapping[Place, ListedReplica], listed: Collection[Place]) -> set[Place]:
+        """Keep who crashed, or hangs and is out of DNS for that: it must be seen to fail. Who is missing with
+        its row is called as before until it is gone."""
+        kept = set()
+        for place, entry in self._entries.items():
+            row = held.get(entry.row_place) if entry.row_place is not None else None
+            if row is not None or place in listed:
+                entry.held = row is not None
+            if row is not None and place not in listed and entry.adopted:
+                entry.take(replace(entry.candidate, row=row))
+                kept.add(place)
+        return kept
 
     def _take_silence(self) -> None:
         now = self._clock.monotonic()

@@ -644,6 +644,34 @@ async def test_an_address_with_a_stopped_row_gives_its_name_to_one_that_runs() -
         assert {"coder-0": second.url, f"coder-0:{first.port}": first.url} == world.probed()
 
 
+async def test_a_table_that_fails_renames_nobody() -> None:
+    """One of two on a host crashed; while the rows cannot be read, both are called as before."""
+    async with coderds(2) as (first, second):
+        static = (Replica(name="a", url=first.url), Replica(name="b", url=second.url))
+        world = World([silent_row("vm", first.url, 60), silent_row("vm", second.url, 1)], static=static)
+        await world.refresh()
+        named = {f"vm:{first.port}": first.url, f"vm:{second.port}": second.url}
+        assert named == world.probed()
+        world.rows = ConnectError("gone")
+        await world.refresh(3)
+        assert named == world.probed()
+
+
+async def test_a_crashed_replica_whose_row_is_lost_once_renames_nobody() -> None:
+    """The other one of its host gets the name for itself when it is gone."""
+    async with coderds(2) as (first, second):
+        alive, crashed = silent_row("vm", first.url, 1), silent_row("vm", second.url, 60)
+        world = World([alive, silent_row("vm", second.url, 1)])
+        await world.refresh()
+        named = {f"vm:{first.port}": first.url, f"vm:{second.port}": second.url}
+        for rows in ([alive, crashed], [alive], [alive, crashed], [alive]):
+            world.rows = rows
+            await world.refresh()
+            assert named == world.probed()
+        await world.refresh()
+        assert {"vm": first.url} == world.probed()
+
+
 async def test_one_of_two_on_a_host_that_is_lost_once_renames_nobody() -> None:
     """The other one was there before, and is called as it was."""
     async with coderds(2) as servers:

@@ -79,7 +79,7 @@ class Sighting:
         failure: Why nobody could tell, or why their names could not be asked.
         left_out: How many more there are than are returned.
         held: Rows by the places that they tell, of replicas that are missed when a source does not list
-            them: they run by their row, or crashed and were not replaced. Those of this look only.
+            them: they run by their row, or crashed and were not replaced. None when rows could not be read.
         succeeded: Places of replicas that were begun anew at another place.
     """
 
@@ -88,7 +88,7 @@ class Sighting:
     source: str = ""
     failure: Failure | None = None
     left_out: int = 0
-    held: Mapping[Place, ListedReplica] = field(default_factory=dict)
+    held: Mapping[Place, ListedReplica] | None = None
     succeeded: frozenset[Place] = frozenset()
 
 
