@@ -17,10 +17,13 @@ import pytest
 from blockbuster import BlockBuster
 
 from exporter import log
+from tests.support import exploration
 
 FORBID_SKIPS = "CODER_HEALTH_EXPORTER_FORBID_SKIPS"
 _DEBUG_FRAMES = 4
 _EXTRA_DIRECTORIES = "/usr/sbin:/usr/local/sbin:/sbin"
+
+exploration.load(reproducible=bool(os.environ.get(FORBID_SKIPS)))
 
 
 def skip_or_fail(reason: str) -> None:

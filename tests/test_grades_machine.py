@@ -20,6 +20,7 @@ from exporter.demo.state import Role, make_token
 from exporter.health.model import REPORT_SECTIONS, Section
 from exporter.metrics.negotiation import Format
 from tests.support.clock import ShiftedClock
+from tests.support.exploration import examples
 from tests.support.exposition import Series, pick, read
 from tests.support.scripted_coder import ScriptedCoder, configure, describe, warned
 
@@ -227,4 +228,4 @@ class GradesMachine(RuleBasedStateMachine):
 
 
 TestGrades = GradesMachine.TestCase
-TestGrades.settings = settings(max_examples=10, stateful_step_count=10, deadline=None)
+TestGrades.settings = settings(max_examples=examples(10), stateful_step_count=10)

@@ -26,6 +26,7 @@ from exporter.targets.model import (
 )
 from exporter.targets.replica_names import Place, name_replicas
 from tests.support.clock import FakeClock
+from tests.support.exploration import examples
 from tests.support.raw_http import RawServer, json_response, response
 
 SERVERS = 5
@@ -43,10 +44,11 @@ IDENTITIES = {
 class Known:
     """What the model knows of one place."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, came: int) -> None:
         self.name = name
-        self.missing = 0
-        self.missed = self.came = 0
+        # looks: at how many in a row it was missing, the first of these, and the one that found it
+        self.missing = self.missed = 0
+        self.came = came
         self.reached = False
         self.trusted = False
         self.refused = False
@@ -71,7 +73,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         self.known: dict[int, Known] = {}
         self.expected_replicas: list[tuple[Replica, ...]] = []
         self.told_replicas: list[tuple[Replica, ...]] = []
-        self.looked = False
+        self.looks = 0
 
     def teardown(self) -> None:
         self.runner.run(self.stack.aclose())
@@ -167,10 +169,10 @@ class ReplicasMachine(RuleBasedStateMachine):
     @rule()
     def refresh(self) -> None:
         self.runner.run(self.replicas.refresh())
-        self.looked = True
+        self.looks += 1
         self.follow()
 
-    @precondition(lambda self: self.looked)
+    @precondition(lambda self: self.looks)
     @rule()
     def lose_one_look(self) -> None:
         """Every row vanishes for one look, and is back: nobody leaves who was there."""
@@ -185,7 +187,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         self.refresh()
         assert before <= set(self.probed(self.replicas).values())
 
-    @precondition(lambda self: self.looked)
+    @precondition(lambda self: self.looks)
     @rule()
     def restart_the_exporter(self) -> None:
         """Another exporter that starts now calls the same replicas the same."""
@@ -208,23 +210,37 @@ class ReplicasMachine(RuleBasedStateMachine):
         present = dict(self.written) if self.written else dict(self.listed)
         if self.written or not self.table_fails:
             for index, name in present.items():
-                known = self.known.setdefault(index, Known(name))
+                known = self.known.setdefault(index, Known(name, came=self.looks))
                 known.missing = 0
             for index in self.known.keys() - present.keys():
                 known = self.known[index]
-                missed = index in self.crashed and known.reached and not known.refused
-                known.missing = 0 if missed else known.missing + 1
+                if index in self.crashed and known.reached and not known.refused:
+                    known.missing = 0
+                    continue
+                known.missed = known.missed if known.missing else self.looks
+                known.missing += 1
             self.known = {index: known for index, known in self.known.items() if known.missing < GONE_AFTER}
         for index, known in self.known.items():
             if not self.table_fails and index in self.listed:
                 known.name = self.listed[index]
             if not self.table_fails and index in self.crashed and self.written:
                 known.name = self.crashed[index]
+        if self.written or not self.table_fails:
+            self.known = {index: known for index, known in self.known.items() if not self.was_succeeded(known)}
+        for index, known in self.known.items():
             if self.states[index] in ("up", "other", "proxy"):
                 known.refused = self.states[index] != "up"
                 known.reached |= not known.refused
             if self.states[index] != "down":
                 known.trusted = self.states[index] == "up"
+
+    def was_succeeded(self, missing: Known) -> bool:
+        """Whether one of the same name came when it vanished, or since: the same replica at a new address."""
+        return missing.missing > 0 and any(
+            known.name == missing.name and known.came >= missing.missed
+            for known in self.known.values()
+            if not (known.missing or known.refused)
+        )
 
     def remembers(self) -> bool:
         """Whether something is known that another exporter could not learn now: a name of a row that is not
@@ -256,7 +272,7 @@ class ReplicasMachine(RuleBasedStateMachine):
     @invariant()
     def shows_what_the_model_knows(self) -> None:
         """Each adopted replica by its label, the report of each that is trusted; never a proxy."""
-        if not self.looked:
+        if not self.looks:
             return
         names = self.names()
         adopted = {names[at]: self.servers[at].url for at in names if self.written or self.known[at].reached}
@@ -270,10 +286,10 @@ class ReplicasMachine(RuleBasedStateMachine):
     @invariant()
     def tells_each_change(self) -> None:
         """Who was told of the replicas last knows those of now."""
-        if self.looked:
+        if self.looks:
             assert self.replicas.replicas == self.told_replicas[-1]
             assert all(one != other for one, other in zip(self.told_replicas, self.told_replicas[1:], strict=False))
 
 
 TestReplicas = ReplicasMachine.TestCase
-TestReplicas.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+TestReplicas.settings = settings(max_examples=examples(50), stateful_step_count=25)

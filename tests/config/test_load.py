@@ -453,7 +453,7 @@ _YAML = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary()
     | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))

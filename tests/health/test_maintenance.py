@@ -9,7 +9,7 @@ from functools import cache
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.health.maintenance import (
@@ -184,7 +184,6 @@ def weekly_windows(draw: st.DrawFn, zone: str, day: date) -> WeeklyWindow:
     )
 
 
-@settings(deadline=None)  # the first walk through a zone takes its time
 @given(data=st.data(), place=st.sampled_from(PLACES))
 def test_every_minute_is_as_the_oracle_says(data: st.DataObject, place: tuple[str, str]) -> None:
     """Around every setting of clocks: open in the minutes that a walk through all of them finds open,

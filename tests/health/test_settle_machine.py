@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from exporter.health.model import Finding, Severity
 from exporter.health.settle import INITIAL, Policy, Settled, advance
+from tests.support.exploration import examples
 
 _SEVERITIES = st.sampled_from([Severity.WARNING, Severity.ERROR])
 
@@ -125,4 +126,4 @@ class SettleMachine(RuleBasedStateMachine):
 
 
 TestSettleMachine = SettleMachine.TestCase
-TestSettleMachine.settings = hypothesis.settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSettleMachine.settings = hypothesis.settings(max_examples=examples(150), stateful_step_count=40)

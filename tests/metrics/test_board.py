@@ -23,6 +23,7 @@ from exporter.metrics.board import Clash
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.negotiation import Format
 from exporter.targets.model import SectionKey, TargetKey
+from tests.support.exploration import examples
 from tests.support.exposition import (
     START,
     World,
@@ -302,7 +303,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(_STEPS)
 def test_any_sequence_leaves_exactly_the_series_of_the_live_targets(
     steps: list[tuple[str, dict[str, tuple[str, ProxyStatus]], OffReason | None, list[str], Reason | None]],

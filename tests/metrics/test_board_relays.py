@@ -18,6 +18,7 @@ from exporter.health.model import OffReason, Section, Severity
 from exporter.metrics.board import Clash
 from exporter.metrics.negotiation import Format
 from exporter.targets.model import SectionKey, TargetKey
+from tests.support.exploration import examples
 from tests.support.exposition import START, World, health, pick, proxy_round, scan
 from tests.support.relay_results import (
     REFUSED,
@@ -253,7 +254,7 @@ _KINDS = st.sampled_from(["retire", "relay", "broken", "stun", "mesh", "judge"])
 _STEPS = st.lists(st.tuples(_KINDS, _IDS, _REGIONS, _NODES, st.integers(0, 2), _TIMES), max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(_STEPS)
 def test_any_sequence_shows_no_series_twice_and_leaves_nothing(
     steps: list[tuple[str, int, str, str, int, list[float]]],
