@@ -28,11 +28,11 @@ SELECT format('CREATE ROLE %I', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :'role')
 \gexec
 
--- Eight connections are enough for the three kept ones, the one that is measured and a second exporter
--- that takes over; a runaway exporter cannot use up what Coder needs.
+-- An exporter keeps four connections and opens a fifth to measure it. Twelve are enough for two exporters,
+-- one of which is started anew; a runaway exporter cannot use up what Coder needs.
 -- The statement may end up in the server's log only if this session logs statements.
 SET LOCAL log_statement = 'none';
-ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT CONNECTION LIMIT 8 PASSWORD :'password';
+ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT CONNECTION LIMIT 12 PASSWORD :'password';
 
 -- A second fence: even what somebody grants by mistake is only read, and never for long.
 ALTER ROLE :"role" SET default_transaction_read_only = on;

@@ -83,7 +83,7 @@ async def test_the_role_is_refused_everything_else(server: PostgresServer, conne
 
 
 async def test_the_role_has_its_limits(server: PostgresServer, connection: Any) -> None:
-    """Read-only by default, five seconds a statement, eight connections, no powers."""
+    """Read-only by default, five seconds a statement, twelve connections, no powers."""
     assert await connection.fetchval("SHOW default_transaction_read_only") == "on"
     assert await connection.fetchval("SHOW statement_timeout") == "5s"
     async with server.connect() as superuser:
@@ -91,7 +91,7 @@ async def test_the_role_has_its_limits(server: PostgresServer, connection: Any) 
             "SELECT rolconnlimit, rolsuper, rolcreatedb, rolcreaterole, rolinherit, rolreplication, rolbypassrls"
             " FROM pg_roles WHERE rolname = 'coder_exporter'"
         )
-        assert tuple(role) == (8, False, False, False, False, False, False)
+        assert tuple(role) == (12, False, False, False, False, False, False)
         assert await superuser.fetchval("SELECT count(*) FROM pg_views WHERE schemaname = 'public'") == 0
 
 
