@@ -75,13 +75,15 @@ def _read(path: Path, max_bytes: int) -> tuple[bytes, int]:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
+            # asked first: of a directory no file object comes, and then nobody closes it
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise Unreadable("is not a regular file")
-            data = file.read(max_bytes + 1)
-    except IsADirectoryError:
-        raise Unreadable("is not a regular file") from None
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise Unreadable(f"cannot be read: {error.strerror}", missing=missing) from None
