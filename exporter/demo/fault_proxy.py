@@ -255,6 +255,10 @@ class _Connection:
             if to_client and isinstance(self._fault, CutAfter):
                 data = data[: self._left_bytes]
                 self._left_bytes -= len(data)
+            if sink.is_closing():
+                # the other side went in the meantime: uvloop calls it a mistake to write to it
+                self._over.set()
+                return
             sink.write(data)
             await sink.drain()
             if to_client and isinstance(self._fault, CutAfter) and self._left_bytes <= 0:

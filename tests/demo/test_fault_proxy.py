@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from exporter.demo.fault_proxy import BlackHole, CutAfter, Delay, FaultProxy, Lost, Pass, Refuse, Reset
+from exporter.demo.fault_proxy import BlackHole, CutAfter, Delay, FaultProxy, Lost, Pass, Refuse, Reset, _Connection
 from exporter.demo.listener import have_silent_ports
 
 _PATIENCE_SECONDS = 10.0
@@ -171,6 +171,20 @@ async def test_a_dead_server_resets_its_clients(proxy: FaultProxy, dial: Dial) -
     client = await dial(proxy)
     with pytest.raises(ConnectionResetError):
         await client.read_greeting()
+
+
+async def test_what_comes_late_for_a_client_who_went_is_dropped(servers: tuple[int, int]) -> None:
+    """It ends that connection and is no mistake, though uvloop calls it one to write to who is gone."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", servers[0])
+    connection = _Connection(reader, writer, Pass())
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+    late.put_nowait((0.0, b"late"))
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        await connection._write(late, writer, to_client=True)
+    assert connection._over.is_set()
 
 
 async def test_leaving_it_ends_every_connection(servers: tuple[int, int], dial: Dial) -> None:
