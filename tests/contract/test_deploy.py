@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shlex
-import socket
 import struct
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import pytest
 from exporter.config.load import VARIABLES
 from exporter.web.server import DEFAULT_LISTEN_ADDRESS
 from tests.conftest import skip_or_fail
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -240,8 +240,7 @@ def test_the_exporter_runs_without_memory_that_is_written_and_executed() -> None
     forbidden = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)"
     tried = subprocess.run([sys.executable, "-c", forbidden], capture_output=True, preexec_fn=deny, check=False)
     assert b"PermissionError" in tried.stderr
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     done = subprocess.run(
         [sys.executable, "-m", "exporter", "check"],
         capture_output=True,

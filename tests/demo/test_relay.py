@@ -183,7 +183,7 @@ async def test_what_keeps_clients_out(
     """Each fault is met by our client where it is played."""
     async with RelayOnly(relay=SimulatedRelay()) as server:
         server.relay.faults = faults
-        refused = await open_client(server, transport, seconds=0.5 if faults.stall is not None else PATIENCE_SECONDS)
+        refused = await open_client(server, transport, seconds=1.0 if faults.stall is not None else PATIENCE_SECONDS)
         assert isinstance(refused, Exchange)
         assert status == refused.status
         if words is None:

@@ -77,7 +77,7 @@ async def test_long_packets_may_get_lost() -> None:
             server.address,
             server.port,
             sizes_bytes=(1280, 1300, 1304, 1500),
-            deadline_seconds=CLOCK.monotonic() + 0.5,
+            deadline_seconds=CLOCK.monotonic() + 1.5,
             clock=CLOCK,
         )
     if found is None:

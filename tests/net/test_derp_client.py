@@ -380,7 +380,7 @@ async def test_a_reset_within_the_login_is_told() -> None:
 async def test_a_silent_relay_ends_at_the_deadline(script: Script, words: str) -> None:
     """A 101 and nothing more, or no ServerInfo: no login, and the connection is closed."""
     async with serve(script) as server:
-        failed = await fail(server.port, seconds=0.2)
+        failed = await fail(server.port, seconds=1.0)
         async with asyncio.timeout(10):
             await server.script_done.wait()
     assert isinstance(failed.error, DeadlineError)
@@ -560,7 +560,7 @@ async def test_a_later_server_info_replaces_the_first() -> None:
 
 async def test_waiting_ends_at_the_deadline_and_may_go_on() -> None:
     """A wait has its own deadline, else that of the opening."""
-    async with serve(after_login()) as server, await log_in(server.port, seconds=0.5) as relay:
+    async with serve(after_login()) as server, await log_in(server.port, seconds=1.5) as relay:
         with pytest.raises(DeadlineError, match="out of time while waiting for a packet") as caught:
             await relay.receive_packet(deadline_seconds=CLOCK.monotonic() + 0.02)
         assert Phase.TRANSFER == caught.value.phase
@@ -984,7 +984,7 @@ async def test_greeting_and_end_in_one_segment_are_no_trouble(frames: list[bytes
 async def test_a_silent_relay_behind_a_websocket_ends_at_the_deadline(script: Script, words: str) -> None:
     """No login, and the connection is closed."""
     async with serve(script) as server:
-        failed = await fail(server.port, seconds=0.2, transport=Transport.WEBSOCKET)
+        failed = await fail(server.port, seconds=1.0, transport=Transport.WEBSOCKET)
         async with asyncio.timeout(10):
             await server.script_done.wait()
     assert isinstance(failed.error, DeadlineError)

@@ -19,6 +19,7 @@ from exporter.net.tls import load_ssl_context
 from exporter.wire.url import Origin
 from tests.support.certificates import Authority
 from tests.support.connections import Listener
+from tests.support.ports import free_port
 from tests.support.scripted_server import (
     Reader,
     Script,
@@ -498,14 +499,12 @@ async def test_http_to_a_tls_port_is_told(tmp_path: Path) -> None:
     assert "answered with TLS" in exchange.error.message
 
 
-async def test_through_nginx(
-    need_tool: Callable[[str], str], tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
-) -> None:
+async def test_through_nginx(need_tool: Callable[[str], str], tmp_path: Path) -> None:
     """Through a real nginx over TLS: a good answer, and an upgrade that it strips."""
     nginx = need_tool("nginx")
     authority = Authority(tmp_path)
     authority.write_server_files(tmp_path / "server.pem", "127.0.0.1")
-    port = unused_tcp_port_factory()
+    port = free_port()
     async with serve(answer(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno")) as backend:
         configuration = tmp_path / "nginx.conf"
         temporary = "".join(

@@ -185,7 +185,7 @@ async def test_a_build_info_that_hangs_is_not_asked_with_every_run() -> None:
     """What was measured is measured: one run waits for half its time, the next ones do not ask."""
     memory = IdentityMemory()
     async with RawServer({"/healthz": OK, "/api/v2/buildinfo": hang}) as server:
-        target = make_target(server.url, timeout_seconds=0.5)
+        target = make_target(server.url, timeout_seconds=2.0)
         for _ in range(3):
             result = await probe(target, clock=SystemClock(), memory=memory)
             assert result.attempts[0].up

@@ -62,7 +62,7 @@ async def test_a_lost_request_is_repeated(server: SimulatedStun) -> None:
 async def test_a_server_with_a_fault(server: SimulatedStun, faults: dict[str, bool], reason: Reason) -> None:
     """Silence, nonsense and an error are told apart, in time."""
     server.faults = StunFaults(**faults)
-    result = await run("127.0.0.1", server.port, timeout_seconds=0.3)
+    result = await run("127.0.0.1", server.port, timeout_seconds=0.3 if reason is Reason.TIMEOUT else 1.0)
     assert result.failure is not None
     assert (reason, False) == (result.failure.reason, result.up)
     assert result.failure == assess_stun(result).failure
@@ -79,7 +79,7 @@ async def test_the_families_are_told_apart(server: SimulatedStun) -> None:
     """Of a name with both families each has its own verdict, and one that answers is enough."""
     if not have_ipv6_loopback():
         skip_or_fail("this host has no ::1")
-    result = await run("stun.test", server.port, ipv4="127.0.0.1", ipv6="::1", timeout_seconds=0.3)
+    result = await run("stun.test", server.port, ipv4="127.0.0.1", ipv6="::1", timeout_seconds=1.0)
     assert {"ipv4": True, "ipv6": False} == {attempt.family: attempt.up for attempt in result.attempts}
     assert (True, None) == (result.up, result.failure)
 
@@ -96,6 +96,17 @@ async def test_a_written_address_does_without_the_name(server: SimulatedStun) ->
     """Where the map writes one address, a name without any does not matter."""
     result = await run("stun.invalid", server.port, ipv4="127.0.0.1", timeout_seconds=30.0)
     assert (True, ["ipv4"]) == (result.up, [attempt.family for attempt in result.attempts])
+
+
+async def test_who_needs_its_name_is_told_from_who_has_an_address(server: SimulatedStun) -> None:
+    """When name servers fall silent the first one is lost, too."""
+    servers: tuple[tuple[str, dict[str, str]], ...] = (
+        ("localhost", {}),
+        ("127.0.0.1", {}),
+        ("a", {"ipv4": "127.0.0.1"}),
+    )
+    asked = [await run(host, server.port, **more) for host, more in servers]
+    assert [True, False, False] == [result.by_name for result in asked]
 
 
 async def test_a_server_without_families_is_not_judged() -> None:

@@ -7,7 +7,8 @@ import ssl
 
 from exporter.clock import SystemClock
 from exporter.errors import ProbeError
-from exporter.net.connection import Connection, until
+from exporter.net.connection import Connection
+from exporter.net.deadline import until
 from exporter.wire.url import Origin
 from tests.support.scripted_server import ScriptedServer
 

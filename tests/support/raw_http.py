@@ -8,6 +8,10 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+# Of replicas and proxies in tests/data/coder, as far as a system may give them to a server: who is told that a
+# replica listens there would take this server, which plays the access URL, for it.
+_RECORDED_PORTS = frozenset({37315, 40631, 42201, 42299, 43662, 49012, 50378, 51230, 55434, 57878})
+
 Answer = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -46,9 +50,16 @@ class RawServer:
         return f"http{'s' if self._ssl_context else ''}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
+        await self._listen()
+        while self.port in _RECORDED_PORTS:
+            assert self._server is not None
+            self._server.close()
+            await self._listen()
+        return self
+
+    async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._ssl_context)
         self.port = self._server.sockets[0].getsockname()[1]
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None

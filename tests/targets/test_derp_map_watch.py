@@ -383,8 +383,8 @@ async def test_nobody_there_and_nobody_answering() -> None:
     async with RawServer({DERP_MAP_PATH: hang}) as server, MapServer("") as speechless:
         states = [
             await refresh("http://127.0.0.1:1"),
-            await refresh(server.url, timeout_seconds=0.2),
-            await refresh(speechless.url, timeout_seconds=0.2),
+            await refresh(server.url, timeout_seconds=1.0),
+            await refresh(speechless.url, timeout_seconds=1.0),
         ]
     failures = [state.failure for state in states if state.failure is not None]
     assert [
@@ -748,7 +748,7 @@ async def test_silence_ends_a_socket() -> None:
     """A socket on which not even a ping comes is given up and opened anew; one that is mute then is a failure."""
     clock = PausingClock()
     async with MapServer(make_map(7)) as server:
-        source = make_source(server.url, timeout_seconds=0.2)
+        source = make_source(server.url, timeout_seconds=1.0)
         watch, notices = make_watch(source, clock, silent_after_seconds=0.1)
         async with serving(watch):
             await notices.until(1)

@@ -247,7 +247,7 @@ async def test_an_api_that_hangs_does_not_eat_the_time_of_the_tables() -> None:
             deployment="prod",
             section=Section.WORKSPACE_PROXY,
             interval_seconds=30.0,
-            timeout_seconds=0.5,
+            timeout_seconds=2.0,
             access_url=AccessURL(url=server.url),
             session_token=SessionToken(token=TOKEN),
         )
@@ -258,9 +258,9 @@ async def test_an_api_that_hangs_does_not_eat_the_time_of_the_tables() -> None:
             return (EU,)
 
         discovery = ProxyDiscovery(target, clock=clock, read_tables=read)
-        found = await discovery.refresh(clock.monotonic() + 0.5)
+        found = await discovery.refresh(clock.monotonic() + 2.0)
     assert (["eu"], None) == (names(found), found.failure)
-    assert left[0] > 0.4
+    assert left[0] > 1.0
 
 
 async def test_names_that_stand_twice_are_told_apart() -> None:

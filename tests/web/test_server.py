@@ -18,6 +18,7 @@ from exporter.errors import ConfigError
 from exporter.metrics.negotiation import Format
 from exporter.web.pages import STYLE_DIGEST, Landing
 from exporter.web.server import Health, Limits, create_app, parse_listen_address, serve
+from tests.support.ports import free_port
 
 NOW = 1_795_000_000.0
 LANDING = Landing(version="1.2.3", now_timestamp_seconds=NOW, deployments=())
@@ -243,9 +244,8 @@ async def test_every_form_of_address_is_bound_and_reported() -> None:
 
 async def test_addresses_that_cannot_be_bound_are_all_named() -> None:
     """A port in use, a host of somebody else, nonsense: one error with three sentences, nothing left open."""
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as probe:
-        free = probe.getsockname()[1]
-        probe.close()
+    free = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         in_use = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError) as caught:
             async with serve(make_app(), [f"127.0.0.1:{free}", in_use, "192.0.2.1:0", "nonsense"]):
@@ -304,7 +304,7 @@ async def test_a_client_that_never_finishes_its_header_is_cut_off() -> None:
 
 async def test_a_connection_that_has_asked_is_kept() -> None:
     """The time for the first request no longer counts once it has come."""
-    async with serving(Limits(first_request_seconds=0.1)) as (_, url):
+    async with serving(Limits(first_request_seconds=0.5)) as (_, url):
         reader, writer = await connect(url)
         for _ in range(2):
             writer.write(b"HEAD /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
