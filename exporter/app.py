@@ -364,6 +364,7 @@ class Application:
             on_targets=self._reschedule,
             on_replicas=None if relays is None else relays.set_replicas,
             read_table=None if database is None else self._rooms.read_replicas(deployment, database),
+            cut_off=lambda: self._cut_off.holds,
         )
 
     def _count_targets(self) -> None:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from exporter.clock import Clock
-from exporter.errors import ProbeError, Reason, WireError
-from exporter.health.model import Section
+from exporter.errors import Phase, ProbeError, Reason, WireError
+from exporter.health.model import Failure, Section
 from exporter.health.replica import MAX_REPLICAS, ListedReplica, ReplicaResult
 from exporter.health.workspace_proxy import ListedProxy
 from exporter.log import get_logger
@@ -49,6 +49,7 @@ _ASKED_AT_ONCE = 10
 
 WORKSPACE_PROXY = "workspace_proxy"
 OTHER_DEPLOYMENT = "other_deployment"
+_WHO = {WORKSPACE_PROXY: "a workspace proxy", OTHER_DEPLOYMENT: "of another deployment"}
 
 _log = get_logger(__name__)
 
@@ -64,6 +65,7 @@ class KnownReplica:
             us once as Coder does: from here it may be out of reach.
         trusted: It has said that it is one of this deployment, and is asked for its report.
         refused: Why it will never be: `workspace_proxy` or `other_deployment`; empty else.
+        misplaced: It is refused, and probed all the same, as a failure: its URL was written down.
         row: What Coder lists of it; None where that is not known.
     """
 
@@ -72,6 +74,7 @@ class KnownReplica:
     adopted: bool
     trusted: bool
     refused: str = ""
+    misplaced: bool = False
     row: ListedReplica | None = None
 
 
@@ -95,6 +98,12 @@ class _Entry:
     @property
     def adopted(self) -> bool:
         return not self.refused and (self.candidate.configured or self.reached)
+
+    @property
+    def misplaced(self) -> bool:
+        """Its URL was written down, and somebody else answers there. That must be seen, or whoever wrote it
+        sees nothing at all; that proxies have that address is known without asking there."""
+        return bool(self.refused) and self.candidate.written and not self.candidate.proxy
 
     @property
     def stopped(self) -> bool:
@@ -127,6 +136,7 @@ class Replicas:
         report: How its report is polled: the target for the access URL, which is scheduled itself
             while no replica can be asked; None while the section is off.
         read_table: Reads the table; None without a database.
+        cut_off: Says whether this host is cut off, or suspected to be: then silence tells of nobody.
         on_targets: Called when the targets to be scheduled are others than before.
         on_replicas: Called with the adopted replicas after the first refresh, and when they are others
             than before.
@@ -143,9 +153,11 @@ class Replicas:
         on_targets: Callable[[], None],
         on_replicas: Callable[[tuple[Replica, ...]], None] | None = None,
         read_table: ReadTable | None = None,
+        cut_off: Callable[[], bool] = lambda: False,
         nameservers: Sequence[str] = (),
     ) -> None:
         self._source = source
+        self._cut_off = cut_off
         self._access = access
         self._report = report
         self._clock = clock
@@ -175,11 +187,12 @@ class Replicas:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """What is to be in the schedule now: each adopted replica by itself, and the report of each that is
-        trusted, or of the access URL."""
+        """What is to be in the schedule now: each adopted or misplaced replica by itself, and the report of
+        each that is trusted, or of the access URL."""
         probes: tuple[Target, ...] = ()
         if self._access is not None:
-            probes = tuple(_make_probe(self._access, replica) for replica in self.replicas)
+            asked = (one for one in self._known if one.adopted or one.misplaced)
+            probes = tuple(_make_probe(self._access, Replica(name=one.name, url=one.url)) for one in asked)
         return (*probes, *self._report_targets())
 
     @property
@@ -196,7 +209,13 @@ class Replicas:
         self._access_url_answers = answers
 
     def see(self, result: ReplicaResult) -> ReplicaResult:
-        """Note what a replica answered, and add whether another one, or the access URL, did last."""
+        """Note what a replica answered, and add whether another one, or the access URL, did last. Whoever
+        answers well in its place is none."""
+        misplaced = next((one for one in self._known if one.name == result.name and one.misplaced), None)
+        if misplaced is not None and result.up:
+            message = f"{misplaced.url} says that it is {_WHO[misplaced.refused]}"
+            failure = Failure(reason=Reason.PROTOCOL, phase=Phase.PROCESSING, message=message)
+            result = replace(result, failure=failure, coder_version="")
         self._answers[result.name] = result.up
         return replace(result, others_answer=self._others_answer(result.name))
 
@@ -270,7 +289,7 @@ class Replicas:
     def _show(self) -> None:
         """Let others see what this refresh came to."""
         # who is no replica takes nobody's name away
-        here = {place: entry for place, entry in self._entries.items() if not entry.refused}
+        here = {place: entry for place, entry in self._entries.items() if not entry.refused or entry.misplaced}
         names = name_replicas(
             {place: entry.name for place, entry in here.items()},
             leaving={place for place, entry in here.items() if entry.stopped},
@@ -285,6 +304,7 @@ class Replicas:
                 adopted=entry.adopted,
                 trusted=entry.trusted,
                 refused=entry.refused,
+                misplaced=entry.misplaced,
                 row=entry.candidate.row,
             )
             for name, place in sorted((name, place) for place, name in self._names.items())
@@ -331,6 +351,9 @@ class Replicas:
         return kept
 
     def _take_silence(self) -> None:
+        if self._cut_off():
+            self._silent_since_seconds = None
+            return
         now = self._clock.monotonic()
         if self._silent_since_seconds is None:
             self._silent_since_seconds = now

@@ -79,6 +79,7 @@ class World:
         report: bool = True,
         access: bool = True,
     ) -> None:
+        self.cut_off = False
         self.rows = rows
         self.clock = FakeClock()
         self.told = 0
@@ -116,6 +117,7 @@ class World:
             on_targets=self._tell,
             on_replicas=self.meshes.append,
             read_table=self._read,
+            cut_off=lambda: self.cut_off,
             nameservers=nameservers,
         )
 
@@ -250,20 +252,45 @@ async def test_configured_replicas_are_probed_at_once() -> None:
 )
 @pytest.mark.parametrize("configured", [True, False])
 async def test_others_never_get_the_token(refused: str, answer: bytes, configured: bool) -> None:
-    """A proxy or another deployment at a replica's address is neither probed nor polled, however it was
-    found; when the address is a replica's again, it is."""
+    """A proxy or another deployment at a replica's address is never polled, however it was found, and only
+    probed where somebody wrote its URL down; when the address is a replica's again, it is."""
     async with coderds(1, answer) as (server,):
         static = (Replica(name="a", url=server.url),) if configured else ()
         world = World([row("a", server.url)], static=static, deployment_id=DEPLOYMENT_ID)
         await world.refresh()
-        assert ({}, {"": ""}, ()) == (world.probed(), world.polled(), world.replicas.replicas)
+        probed = {"a": server.url} if configured else {}
+        assert (probed, {"": ""}, ()) == (world.probed(), world.polled(), world.replicas.replicas)
         assert [refused] == [one.refused for one in world.replicas.known]
         server.answers["/api/v2/buildinfo"] = identity()
         await world.refresh()
         assert {"a": server.url} == world.probed() == world.polled()
         server.answers["/api/v2/buildinfo"] = answer
         await world.refresh()
-        assert ({}, {"": ""}) == (world.probed(), world.polled())
+        assert (probed, {"": ""}) == (world.probed(), world.polled())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (identity(workspace_proxy=True, deployment_id=""), "a workspace proxy"),
+        (identity(deployment_id="another"), "of another deployment"),
+    ],
+)
+async def test_a_written_url_at_which_somebody_else_answers_is_a_failure(answer: bytes, words: str) -> None:
+    """However well it answers, and under the name that was written; its version is none of ours. One that
+    does not answer fails by that."""
+    async with coderds(1) as (server,):
+        world = World(static=(Replica(name="a", url=server.url),))
+        world.replicas.set_access_url_answers(True)
+        await world.refresh()
+        well = ReplicaResult(name="a", url=server.url, status=200, coder_version="v2.26.0")
+        assert () == assess(world.replicas.see(well)).findings
+        server.answers["/api/v2/buildinfo"] = answer
+        await world.refresh()
+        seen = world.replicas.see(well)
+        [finding] = assess(seen).findings
+        assert ("XACS08", True, "") == (finding.code, f"says that it is {words}" in finding.message, seen.coder_version)
+        assert REFUSED == world.replicas.see(replace(well, failure=REFUSED)).failure
 
 
 async def test_another_deployment_is_known_by_the_access_url() -> None:
@@ -301,7 +328,8 @@ async def test_nobody_is_trusted_while_the_deployment_is_not_known(configured: b
         assert ({"": ""}, {"own", "other"}) == (world.polled(), set(world.probed()))
         access.answers["/api/v2/buildinfo"] = identity()
         await world.refresh()
-        assert {"own": own.url} == world.polled() == world.probed()
+        probed = {"own": own.url} | ({"other": other.url} if configured else {})
+        assert ({"own": own.url}, probed) == (world.polled(), world.probed())
         # what is known stays known
         access.answers["/api/v2/buildinfo"] = silence
         await world.refresh()
@@ -434,6 +462,22 @@ async def test_a_table_that_fails_drops_nobody_who_answers() -> None:
         assert 2 == len(world.probed())
         await world.refresh(GONE_AFTER)
         assert {"coderd-0": first.url} == world.probed()
+
+
+async def test_a_host_that_is_cut_off_drops_nobody() -> None:
+    """That nobody answers then is no fault of theirs; silence counts from the end of it on."""
+    async with coderds(1) as (server,):
+        world = World([row("coderd-0", server.url)])
+        await world.refresh()
+        world.replicas.see(ReplicaResult(name="coderd-0", failure=REFUSED))
+        world.rows, world.cut_off = ConnectError("gone"), True
+        await world.refresh(2 * KEPT_INTERVALS + GONE_AFTER)
+        assert {"coderd-0": server.url} == world.probed()
+        world.cut_off = False
+        await world.refresh(KEPT_INTERVALS + 1)
+        assert {"coderd-0": server.url} == world.probed()
+        await world.refresh(GONE_AFTER)
+        assert {} == world.probed()
 
 
 async def test_configured_replicas_outlive_a_name_server() -> None:

@@ -256,7 +256,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         places = {
             Place(host="127.0.0.1", port=self.servers[index].port): index
             for index, known in self.known.items()
-            if not known.refused
+            if not known.refused or index in self.written
         }
         names = name_replicas({place: self.known[index].name for place, index in places.items()})
         return {places[place]: name for place, name in names.items()}
@@ -271,7 +271,8 @@ class ReplicasMachine(RuleBasedStateMachine):
 
     @invariant()
     def shows_what_the_model_knows(self) -> None:
-        """Each adopted replica by its label, the report of each that is trusted; never a proxy."""
+        """Each adopted replica by its label, and whoever answers at a URL that was written down; the report of
+        each that is trusted, which is never a proxy."""
         if not self.looks:
             return
         names = self.names()

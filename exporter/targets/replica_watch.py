@@ -52,6 +52,7 @@ class Candidate:
             name; empty for none.
         hostname: That of its row; empty without one.
         configured: Somebody wrote it down, or the DNS name that led to it.
+        written: Somebody wrote its own URL down.
         row: Its row, when it is known.
         proxy: It is the address of a workspace proxy.
     """
@@ -60,6 +61,7 @@ class Candidate:
     name: str = ""
     hostname: str = ""
     configured: bool = False
+    written: bool = False
     row: ListedReplica | None = None
     proxy: bool = False
 
@@ -153,7 +155,8 @@ class ReplicaWatch:
         rows = _Rows(self._rows, find_ends(self._rows, missed_seconds=missed_seconds))
         if found is not None:
             source = "dns" if self._source.dns is not None else "urls"
-            candidates = [rows.recognise(one) for one in _without_twins(found, rows)]
+            written = self._source.dns is None
+            candidates = [replace(rows.recognise(one), written=written) for one in _without_twins(found, rows)]
         elif listing.rows is None and listing.failure is not None:
             return Sighting(access_origin=access_origin, candidates=None, failure=listing.failure)
         else:

@@ -269,7 +269,8 @@ async def test_an_api_that_lists_nothing_for_us(answer: HTTPAnswer) -> None:
 async def test_an_api_that_fails(reason: Reason, answer: HTTPAnswer) -> None:
     """What Coder did not say in good order tells nothing; its database being gone is no lost token."""
     async with RawServer({API_PATH: answer}) as server:
-        sighting = await watch(access=server.url, token=TOKEN, timeout_seconds=0.5).look()
+        seconds = 0.5 if reason is Reason.TIMEOUT else 10.0
+        sighting = await watch(access=server.url, token=TOKEN, timeout_seconds=seconds).look()
     assert sighting.candidates is None
     assert sighting.failure is not None
     assert reason == sighting.failure.reason
@@ -424,7 +425,8 @@ async def test_dns_that_says_there_is_nothing(dns: ReplicaDNS, answer: Answer) -
 async def test_dns_that_fails(dns: ReplicaDNS, reason: Reason, answer: Answer) -> None:
     """Nobody can tell."""
     async with serve_names({dns.name: answer}) as server:
-        sighting = await watch(dns=dns, nameservers=[server.address], timeout_seconds=0.3).look()
+        seconds = 0.3 if reason is Reason.TIMEOUT else 10.0
+        sighting = await watch(dns=dns, nameservers=[server.address], timeout_seconds=seconds).look()
     assert (None, "dns") == (sighting.candidates, sighting.source)
     assert sighting.failure is not None
     assert reason == sighting.failure.reason
