@@ -34,7 +34,7 @@ from exporter.errors import Phase, Reason
 from exporter.health.access_url import AccessURLResult
 from exporter.health.database import DatabaseResult
 from exporter.health.derp import TransportResult
-from exporter.health.model import Failure
+from exporter.health.model import Failure, OffReason
 from exporter.health.replica import ReplicaResult
 from exporter.health.report import ReportResult
 from exporter.health.stun import StunResult
@@ -68,7 +68,7 @@ class _State(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
     """What the latest run of a target says of the network. `looked_up` is None when it asked for no name,
-    False when nobody answered. `began_monotonic` is when the run began."""
+    False when nobody answered. `began_monotonic` is when the run began, of one that is silent."""
 
     silent: bool
     looked_up: bool | None = None
@@ -154,7 +154,8 @@ class CutOff:
             seen = look_at(health.result)
             if seen is not None:
                 measured = True
-                seen = replace(seen, began_monotonic=began)
+                if seen.silent:
+                    seen = replace(seen, began_monotonic=began)
             self._replace(health.key, seen)
             if seen is not None and not seen.silent:
                 # of a run that failed later nobody knows when the answer was
@@ -334,6 +335,8 @@ class CutOff:
 
 # what a result says of the network
 
+_ANSWERED = {looked_up: _Seen(silent=False, looked_up=looked_up) for looked_up in (None, True, False)}
+
 # Of these somebody has answered.
 _CONNECTED = frozenset({Phase.TLS, Phase.PROCESSING, Phase.TRANSFER})
 _ANSWERS = frozenset({Reason.REFUSED, Reason.TLS, Reason.PROTOCOL, Reason.STATUS, Reason.BODY, Reason.AUTH})
@@ -359,15 +362,17 @@ def look_at(result: object) -> _Seen | None:
         case StunResult(no_route=True):
             return _Seen(silent=True)
         case StunResult():
-            return _look(result.failure, {}, answered=result.up, connects=False)
+            return _look(result.failure, _looked_up(result.by_name), answered=result.up, connects=False)
         case ProxyResult(address=None, failure=None):
             return None  # it was not asked
         case ProxyResult():
             return _look(result.failure, result.phase_seconds, answered=result.healthz_ok is True)
         case ReplicaResult():
-            return _look(result.failure, {}, answered=result.status is not None)
+            return _look(result.failure, result.phase_seconds, answered=result.status is not None)
+        case ReportResult(off=OffReason.NO_TOKEN) | ReportResult(attempts=0, status=int()):
+            return None  # nobody was asked: there is no token, or Coder told us to wait
         case ReportResult():
-            return _look(result.failure, {}, answered=result.status is not None or result.off is not None)
+            return _look(result.failure, _looked_up(result.by_name), answered=result.status is not None)
     return None
 
 
@@ -396,12 +401,18 @@ def _read_address(address: str) -> str | None:
 def _look_at_access_url(result: AccessURLResult) -> _Seen | None:
     if result.failure is not None:
         return _look(result.failure, result.phase_seconds)
-    seen = [
-        _look(attempt.failure, {**result.phase_seconds, **attempt.phase_seconds}, answered=attempt.status is not None)
-        for attempt in result.attempts
-    ]
-    known = [one for one in seen if one is not None]
-    return next((one for one in known if not one.silent), known[0] if known else None)
+    known = None
+    for attempt in result.attempts:
+        # one lookup for all of them
+        seen = _look(attempt.failure, result.phase_seconds, answered=attempt.status is not None)
+        if seen is not None and not seen.silent:
+            return seen
+        known = known or seen
+    return known
+
+
+def _looked_up(by_name: bool) -> Mapping[Phase, float]:
+    return {Phase.RESOLVE: 0.0} if by_name else {}
 
 
 def _look(
@@ -410,10 +421,10 @@ def _look(
     """`connects`: each run opens a TCP connection, so a failure of a later phase shows that one stood."""
     looked_up = True if Phase.RESOLVE in phases else None
     if failure is None:
-        return _Seen(silent=False, looked_up=looked_up)
+        return _ANSWERED[looked_up]
     if failure.phase is Phase.RESOLVE:
         looked_up = failure.reason is not Reason.TIMEOUT
     answered = answered or failure.answered or failure.reason in _ANSWERS
     if answered or (connects and failure.phase in _CONNECTED):
-        return _Seen(silent=False, looked_up=looked_up)
+        return _ANSWERED[looked_up]
     return None if failure.reason is Reason.INTERNAL else _Seen(silent=True, looked_up=looked_up)

@@ -39,6 +39,7 @@ class HostWatch:
         self._clock = clock
         self._overruns = Overruns()
         self._skipped = self._late_looks = 0
+        self._was_cut_off = False
 
     def run_started(self, target: Target) -> None:
         self._overruns.started(target.schedule_name)
@@ -56,8 +57,9 @@ class HostWatch:
         cut_off = self._cut_off.judge(check)
         behind_seconds = self._behind_seconds()
         skipped, self._skipped = self._skipped, 0
-        if cut_off:
-            # everybody is waited for in vain, which makes nobody slow
+        was_cut_off, self._was_cut_off = self._was_cut_off, bool(cut_off)
+        if cut_off or was_cut_off:
+            # everybody is, or was since the last look, waited for in vain, which makes nobody slow
             self._overruns.forget()
             self._late_looks = 0
         else:

@@ -137,6 +137,7 @@ def _log_off(key: SectionKey, reason: OffReason | None) -> None:
         "section.enabled" if reason is None else "section.disabled",
         deployment=key.deployment,
         section=str(key.section),
+        **_name_view(key),
         reason=str(reason or ""),
     )
 
@@ -156,8 +157,13 @@ def _name(key: TargetKey) -> dict[str, str]:
     """Return what a line of the log says of a target: its witness and replica only where there are some."""
     section_key = key.section_key
     named = {"deployment": section_key.deployment, "section": str(section_key.section), "target": key.name}
-    if section_key.witness is Witness.REPORT:
-        named["witness"] = section_key.witness.value
-    if section_key.coder_replica:
-        named["coder_replica"] = section_key.coder_replica
+    return named | _name_view(section_key)
+
+
+def _name_view(key: SectionKey) -> dict[str, str]:
+    named = {}
+    if key.witness is Witness.REPORT:
+        named["witness"] = key.witness.value
+    if key.coder_replica:
+        named["coder_replica"] = key.coder_replica
     return named

@@ -42,23 +42,26 @@ class RolloutWatch:
         began = False
         for health in healths:
             versions = _shown_versions(health.result)
-            if not versions:
-                continue
-            key = deployment if _is_of_server(health.result) else health.key
-            seen = self._seen.setdefault(key, {})
-            if seen.keys() == versions:
-                seen |= dict.fromkeys(versions, now)
-                continue
-            # the latest ones stay known, however long ago: an interval or an outage is no roll-out
-            latest = max(seen.values(), default=now)
-            lately = {
-                name: when for name, when in seen.items() if when == latest or now - when <= VERSION_MEMORY_SECONDS
-            }
-            for version in sorted(versions - lately.keys()) if seen else ():
-                _log.info("version.changed", deployment=deployment, target=health.key.name, version=version)
-                began = True
-            self._seen[key] = lately | dict.fromkeys(versions, now)
+            server = _server_version(health.result)
+            if versions:
+                began |= self._note(health.key, versions, deployment, health.key.name, now)
+            if server:
+                began |= self._note(deployment, {server}, deployment, health.key.name, now)
         return began
+
+    def _note(self, key: TargetKey | str, versions: set[str], deployment: str, target: str, now: float) -> bool:
+        seen = self._seen.setdefault(key, {})
+        if seen.keys() == versions:
+            seen |= dict.fromkeys(versions, now)
+            return False
+        # the latest ones stay known, however long ago: an interval or an outage is no roll-out
+        latest = max(seen.values(), default=now)
+        lately = {name: when for name, when in seen.items() if when == latest or now - when <= VERSION_MEMORY_SECONDS}
+        new = sorted(versions - lately.keys()) if seen else []
+        for version in new:
+            _log.info("version.changed", deployment=deployment, target=target, version=version)
+        self._seen[key] = lately | dict.fromkeys(versions, now)
+        return bool(new)
 
     def forget(self, keys: Iterable[TargetKey]) -> None:
         """Forget targets that are gone."""
@@ -66,22 +69,26 @@ class RolloutWatch:
             self._seen.pop(key, None)
 
 
-def _is_of_server(result: object) -> bool:
-    """Whether the version that a result shows is that of coderd; else that of a proxy or of daemons."""
-    return isinstance(result, AccessURLResult | ReplicaResult | ReportResult)
+def _server_version(result: object) -> str:
+    """Return the version of coderd that a result shows; empty when it shows none. Who compares with it must not
+    be the first to see a new one."""
+    match result:
+        case AccessURLResult(best=best) if best is not None:
+            return best.coder_version or ""
+        case ReplicaResult():
+            return result.coder_version
+        case ReportResult(report=report) if report is not None:
+            return report.version
+        case ProvisionerDaemonsResult(server=server) if server is not None:
+            return server.version
+    return ""
 
 
 def _shown_versions(result: object) -> set[str]:
-    """Return the versions that a result shows of what it measured; none when it shows none."""
+    """Return the versions that a result shows of a proxy or of daemons; none when it shows none."""
     match result:
-        case AccessURLResult(best=best) if best is not None and best.coder_version:
-            return {best.coder_version}
         case ProxyResult(answered_version=version) if version:
             return {version}
-        case ReplicaResult(coder_version=version) if version:
-            return {version}
-        case ReportResult(report=report) if report is not None and report.version:
-            return {report.version}
         case ProvisionerDaemonsResult():
             return {daemon.version for daemon in result.recent}
     return set()

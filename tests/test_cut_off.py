@@ -20,7 +20,7 @@ from exporter.health.access_url import AccessURLResult, FamilyAttempt, URLProble
 from exporter.health.database import DatabaseResult
 from exporter.health.derp import DerpResult
 from exporter.health.exporter import ExporterResult
-from exporter.health.model import Failure, Finding, Report, Section, Severity
+from exporter.health.model import Failure, Finding, OffReason, Report, Section, Severity
 from exporter.health.replica import ReplicaResult
 from exporter.health.report import ReportResult
 from exporter.health.settle import Policy
@@ -116,8 +116,9 @@ def websocket(failure: Failure | None, **more: Any) -> WebSocketResult:
     return WebSocketResult(host="c", mode=Mode.DERP_MAP, failure=failure, phase_seconds={}, **more)
 
 
-def stun(*attempts: StunAttempt, failure: Failure | None = None) -> StunResult:
-    return StunResult(region_id=1, region_name="r", node="1a", host="s", port=3478, attempts=attempts, failure=failure)
+def stun(*attempts: StunAttempt, failure: Failure | None = None, by_name: bool = False) -> StunResult:
+    known: dict[str, Any] = {"region_id": 1, "region_name": "r", "node": "1a", "host": "s", "port": 3478}
+    return StunResult(attempts=attempts, failure=failure, by_name=by_name, **known)
 
 
 def asked(failure: Failure | None = None, **more: Any) -> StunAttempt:
@@ -164,6 +165,9 @@ def asked(failure: Failure | None = None, **more: Any) -> StunAttempt:
         (True, ReplicaResult(name="a", failure=GONE)),
         (False, ReportResult(name="a", status=503, failure=HANGS)),
         (True, ReportResult(name="a", failure=NO_NAME_SERVER)),
+        (False, ReportResult(name="a", status=404, off=OffReason.NOT_SUPPORTED)),
+        (None, ReportResult(name="a", off=OffReason.NO_TOKEN, attempts=0)),
+        (None, ReportResult(name="a", status=429, failure=HANGS, attempts=0)),  # not asked again so soon
         (None, DerpResult()),
         (None, ExporterResult()),
         (None, None),
@@ -289,6 +293,29 @@ def test_a_host_that_is_cut_off_later_is_seen() -> None:
     guard.cut_off.judge(HERE)
     assert guard.cut_off.judge(HostCheck(asked=True, state=ROUTELESS))
     assert (Hold.FROZEN, [True]) == (guard.note(access_url(GONE)), guard.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("result", "waits"),
+    [
+        (ReportResult(name="c", status=200, by_name=True), False),
+        (ReportResult(name="c", status=200), True),
+        (ReplicaResult(name="c", status=200, phase_seconds={Phase.RESOLVE: 0.001}), False),
+        (ReplicaResult(name="c", status=200), True),
+        (stun(asked(round_trip_seconds=0.01), by_name=True), False),
+        (stun(asked(round_trip_seconds=0.01)), True),
+    ],
+)
+async def test_only_who_needs_no_name_speaks_for_this_host_while_lookups_are_lost(result: object, waits: bool) -> None:
+    """What runs seldom answered before name servers fell silent. By an address it may answer still; by a name it
+    will not."""
+    guard = Guard()
+    guard.note(result, name="seldom")
+    guard.note(access_url())
+    await guard.clock.advance(30.0)
+    assert Hold.DEFERRED is guard.note(access_url(NO_NAME_SERVER))
+    sign = guard.cut_off.judge(HostCheck(asked=True, state=FINE, resolver_answers=False))
+    assert waits is (sign == "")
 
 
 async def test_what_answered_before_is_not_known_yet() -> None:

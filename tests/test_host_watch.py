@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from exporter.cut_off import CutOff
-from exporter.health.model import Section
+from exporter.errors import Phase, Reason
+from exporter.health.model import Failure, Section
+from exporter.health.websocket import Mode, WebSocketResult
 from exporter.host_watch import HostWatch
 from exporter.targets.model import AccessURL, ExporterTarget, WebSocketTarget
 from tests.support.clock import FakeClock
+from tests.support.exposition import health
 
 TIMES: dict[str, Any] = {"interval_seconds": 15.0, "timeout_seconds": 5.0}
 EXPORTER = ExporterTarget(deployment="", section=Section.EXPORTER, **TIMES)
@@ -23,8 +27,9 @@ class Watched:
     def __init__(self) -> None:
         clock = FakeClock()
         self.late_seconds = 0.0
+        self.cut_off = CutOff(clock=clock)
         self.watch = HostWatch(
-            CutOff(clock=clock),
+            self.cut_off,
             behind_seconds=lambda: self.late_seconds,
             scheduled=lambda: (SOCKET.schedule_name,),
             clock=clock,
@@ -69,6 +74,23 @@ async def test_a_target_that_is_slow_twice_is_named() -> None:
         assert 0 == (await watched.look())[0]
         last = await watched.look()
     assert (0, 0.0, (SOCKET.schedule_name,)) == last
+
+
+async def test_who_was_waited_for_in_vain_was_not_slow() -> None:
+    """What ran too long between the last look at a host that was cut off and the end of that says nothing."""
+    watched = Watched()
+    lost = Failure(reason=Reason.TIMEOUT, phase=Phase.CONNECT, message="out of time while connecting")
+    for run, failure in ((1, lost), (2, None)):
+        result = WebSocketResult(host="c", mode=Mode.DERP_MAP, failure=failure, phase_seconds={})
+        watched.cut_off.note([health("prod", Section.WEBSOCKET, "c", result, run=run)])
+        if failure is not None:
+            # nobody can tell who that is
+            seen = await watched.watch.look(replace(EXPORTER, reference="reference.invalid:443"))
+            assert "reference.invalid" in seen.cut_off
+        for _ in range(2):
+            watched.watch.run_started(SOCKET)
+            watched.watch.ticks_skipped(SOCKET, 1)
+    assert [(0, 0.0, ())] * 2 == [await watched.look(), await watched.look()]
 
 
 async def test_its_own_looks_out_of_turn_are_not_late() -> None:

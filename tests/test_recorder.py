@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import structlog
 
 from exporter.cut_off import CutOff
 from exporter.declared import Declared
-from exporter.health.model import OffReason, Section, Severity
+from exporter.health.model import OffReason, Section, Severity, Witness
 from exporter.recorder import Recorder
 from exporter.runner import Round
 from exporter.snapshot import CodeChange
@@ -92,6 +93,17 @@ def test_a_section_that_goes_off_stands_in_the_log(recording: Recording, lines: 
         (line["event"], line["log_level"], line["reason"]) for line in lines if line["event"].startswith("section.")
     ]
     assert [("section.disabled", "warning", "forbidden"), ("section.enabled", "info", "")] == told
+
+
+def test_a_section_of_a_report_that_goes_off_is_told_from_ours(recording: Recording, lines: list[Any]) -> None:
+    """By its witness, and by the replica whose report it is: our own probe of that section goes on."""
+    key = KEY._replace(witness=Witness.REPORT, coder_replica="coderd-0")
+    recording.world.snapshot.declare(key, (), AT_ONCE)
+    told = health("prod", Section.ACCESS_URL, "coderd-0", off=OffReason.FORBIDDEN)
+    told = replace(told, key=told.key._replace(section_key=key))
+    recording.recorder.take(TARGET, Round(healths=(told,)))
+    [line] = [line for line in lines if line["event"] == "section.disabled"]
+    assert ("access_url", "report", "coderd-0") == (line["section"], line["witness"], line["coder_replica"])
 
 
 async def test_a_new_version_lets_skew_wait(recording: Recording) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from exporter.health.provisioner_daemons import ServerVersion
 from exporter.health.replica import ReplicaResult
 from exporter.health.workspace_proxy import ProxyStatus
 from exporter.rollouts import VERSION_MEMORY_SECONDS, RolloutWatch
@@ -45,6 +46,16 @@ def test_a_new_replica_with_a_new_version_is_one(watch: RolloutWatch) -> None:
     assert watch.see("prod", [health("prod", "report", "c", poll())])
 
 
+def test_a_server_that_daemons_are_compared_with_is_one(watch: RolloutWatch) -> None:
+    """It may be the first to show the new version, or the only one: the access URL is asked seldom, or not at
+    all."""
+    before, after = (daemons(server=ServerVersion(version=version)) for version in ("v2.1.0", "v2.2.0"))
+    assert not watch.see("prod", [health("prod", "provisioner_daemons", "", before)])
+    assert not watch.see("prod", [server("v2.1.0")])
+    assert watch.see("prod", [health("prod", "provisioner_daemons", "", after)])
+    assert not watch.see("prod", [server("v2.2.0")])
+
+
 def test_versions_in_turn_are_one_roll_out(watch: RolloutWatch) -> None:
     """Behind one name replicas of both answer as they like."""
     seen = [watch.see("prod", [server(version)]) for version in ("v2.1.0", "v2.2.0", "v2.1.0", "v2.2.0", "v2.1.0")]
@@ -64,7 +75,7 @@ def test_deployments_and_targets_do_not_touch_each_other(watch: RolloutWatch) ->
     """A proxy's version is its own, and so are those of daemons."""
     results = {
         "proxy": (proxy("1", status=ProxyStatus.OK, answered_version="v2.1.0"), "workspace_proxy"),
-        "daemons": (daemons(daemon("v2.0.0"), daemon("v1.9.0")), "provisioner_daemons"),
+        "daemons": (daemons(daemon("v2.0.0"), daemon("v1.9.0"), server=None), "provisioner_daemons"),
         "other": (access_url(attempt(coder_version="v2.3.0")), "access_url"),
     }
     for name, (result, section) in results.items():

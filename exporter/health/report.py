@@ -9,10 +9,11 @@ Source: contract, sections 5, 6 and 8; coder-interfaces, sections 2 and 8.2
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
+from types import MappingProxyType
 
 from exporter.errors import Reason
 from exporter.health import codes
@@ -40,6 +41,7 @@ class ReportResult:
 
     Args:
         name: The label `target`: the replica's name, or the host of the access URL.
+        by_name: A name has to be looked up for it.
         status: Of the last answer; None without one.
         refusal: Coder answered in good order that this token may not read it.
         off: There is nothing to poll here: the server does not know the route, or the token's file has no
@@ -63,6 +65,7 @@ class ReportResult:
     """
 
     name: str
+    by_name: bool = False
     status: int | None = None
     refusal: Refusal | None = None
     off: OffReason | None = None
@@ -151,12 +154,16 @@ class ReportsResult:
     skew_limit_seconds: float = 300.0
 
 
-def assess(result: ReportResult) -> PollVerdict:
-    """Judge one poll, and each section as its report tells it; the report is looked at once for both."""
+def assess(result: ReportResult, *, elsewhere: Mapping[str, Collection[str]] = MappingProxyType({})) -> PollVerdict:
+    """Judge one poll, and each section as its report tells it; the report is looked at once for both.
+
+    Args:
+        elsewhere: As of `judge_report`.
+    """
     if result.report is None:
         verdict = ReportVerdict(sections={})
     else:
-        verdict = judge_report(result.report, expected=result.expected, shown=result.shown)
+        verdict = judge_report(result.report, expected=result.expected, shown=result.shown, elsewhere=elsewhere)
     return PollVerdict(poll=_judge_poll(result, verdict), sections=_tell_sections(result, verdict))
 
 

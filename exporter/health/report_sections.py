@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 
 from exporter.health import codes
 from exporter.health.coder_report import CoderReport, ReportedDaemon, ReportedSection
@@ -52,11 +53,20 @@ class SectionVerdict:
         return max((finding.severity for finding in self.findings), default=Severity.OK)
 
 
-class ForeignCodes:
-    """Codes that our table does not have for a section: so many pass, each for each section."""
+def is_foreign(section: str, code: str) -> bool:
+    """Whether a code is one of Coder's that our table does not have for a section."""
+    return code != codes.UNKNOWN and code not in _own_severities(section) and _FOREIGN_CODE.fullmatch(code) is not None
 
-    def __init__(self) -> None:
-        self._passed: set[tuple[str, str]] = set()
+
+class ForeignCodes:
+    """Codes that our table does not have for a section: so many pass, each for each section.
+
+    Args:
+        elsewhere: Those that passed in the reports of other replicas, by section: they count, and pass.
+    """
+
+    def __init__(self, elsewhere: Mapping[str, Collection[str]] = MappingProxyType({})) -> None:
+        self._passed = {(section, code) for section, passed in elsewhere.items() for code in passed}
 
     def admit(self, section: str, code: str) -> str:
         """Return the code, or EUNKNOWN in place of one that is none, or is one too many."""

@@ -17,8 +17,9 @@ Source: coder-interfaces, sections 2.7 and 8.2; contract, sections 6 and 8
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from exporter.health.coder_report import CoderReport, ReportedSection
 from exporter.health.model import REPORT_SECTIONS, Section, Severity
@@ -45,12 +46,20 @@ class ReportVerdict:
     unshown: tuple[str, ...] = ()
 
 
-def judge_report(report: CoderReport, *, expected: Collection[str] = (), shown: Collection[str] = ()) -> ReportVerdict:
+def judge_report(
+    report: CoderReport,
+    *,
+    expected: Collection[str] = (),
+    shown: Collection[str] = (),
+    elsewhere: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> ReportVerdict:
     """Judge a report.
 
     Args:
         expected: The sections of earlier reports of the same replica and version.
         shown: The sections that were shown of the report before.
+        elsewhere: Codes that we do not know, by section, in reports of other replicas; of sections that we do
+            not know each that is shown. A deployment has one bound for all its replicas.
     """
     known = {}
     for name in REPORT_SECTIONS:
@@ -61,12 +70,13 @@ def judge_report(report: CoderReport, *, expected: Collection[str] = (), shown: 
             known[name.value] = found
     others = {section.name: section for section in reversed(report.sections) if section.name not in REPORT_SECTIONS}
     ranked = _rank(list(others.values()), shown)
-    passing = ForeignCodes()
+    admitted = _admit([section.name for section, _ in ranked], elsewhere)
+    passing = ForeignCodes(elsewhere)
     verdicts = {
         section.name: judge_section(section, report, passing)
-        for section in (*known.values(), *(section for section, _ in ranked[:MAX_FOREIGN_SECTIONS]))
+        for section in (*known.values(), *(section for section, _ in ranked if section.name in admitted))
     }
-    left_out = [(one, severity) for one, severity in ranked[MAX_FOREIGN_SECTIONS:] if severity is not Severity.OK]
+    left_out = [(one, severity) for one, severity in ranked if one.name not in admitted and severity is not Severity.OK]
     errors = [_tell_left_out(one) for one, severity in left_out if severity is Severity.ERROR]
     return ReportVerdict(
         sections=verdicts,
@@ -79,6 +89,16 @@ def _rank(sections: Sequence[ReportedSection], shown: Collection[str]) -> list[t
     """Sort sections by how much they want to be shown."""
     rated = [(section, rate_section(section)) for section in sections]
     return sorted(rated, key=lambda one: (-one[1], one[0].name not in shown, one[0].name))
+
+
+def _admit(names: Iterable[str], elsewhere: Collection[str]) -> set[str]:
+    """Return which sections are shown: those that other replicas show, and as many more as there is room for."""
+    shared = {name for name in elsewhere if name not in REPORT_SECTIONS}
+    admitted: set[str] = set()
+    for name in names:
+        if name in shared or len(shared | admitted) < MAX_FOREIGN_SECTIONS:
+            admitted.add(name)
+    return admitted
 
 
 def _tell_left_out(section: ReportedSection) -> str:

@@ -35,7 +35,8 @@ class StunResult:
     """One STUN server: each address family apart.
 
     `failure` is that of the lookup, else of the attempts when none was answered.
-    `others_answer`: the last run of another STUN server of this deployment was answered.
+    `others_answer`: the last run of another STUN server of this deployment was answered. `by_name`: it
+    has no address but what its name is looked up to.
     """
 
     region_id: int
@@ -46,6 +47,7 @@ class StunResult:
     attempts: tuple[StunAttempt, ...] = ()
     failure: Failure | None = None
     others_answer: bool = False
+    by_name: bool = False
 
     @property
     def up(self) -> bool:

@@ -137,7 +137,7 @@ def _classify_answer(error: asyncpg.PostgresError) -> tuple[type[ProbeError], Re
     if state in _REFUSED_STATES:
         return AuthError, None
     if state == "53300" and getattr(error, "server_source_function", None) in _LIMIT_FUNCTIONS:
-        return AuthError, None
+        return AuthError, Reason.REFUSED  # which passes, unlike a right that is missing
     if state == "57014":
         return DeadlineError, None  # the server's own statement_timeout
     if state == "08P01":

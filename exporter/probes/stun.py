@@ -17,6 +17,7 @@ from exporter.net import reach, stun_client
 from exporter.net.connection import NoRouteError
 from exporter.net.reach import Lookup
 from exporter.targets.model import StunTarget
+from exporter.wire.url import is_name
 
 Family = Literal["ipv4", "ipv6"]
 
@@ -46,6 +47,7 @@ async def probe(target: StunTarget, *, clock: Clock) -> StunResult:
         port=target.port,
         attempts=attempts,
         failure=failure,
+        by_name=is_name(target.host) and not choose_addresses(target, None),
     )
 
 

@@ -6,13 +6,14 @@ the deployment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from exporter import witnesses
 from exporter.clock import Clock
 from exporter.health import report
-from exporter.health.model import Report, Section, Witness, find_section
+from exporter.health.model import REPORT_SECTIONS, Report, Section, Witness, find_section
 from exporter.health.report import DEFAULT_REFRESH_SECONDS, CoderSettings, ReportResult, ReportsResult
+from exporter.health.report_sections import is_foreign
 from exporter.probes import report as report_probe
 from exporter.probes import reports as reports_probe
 from exporter.probes.report import ReportMemory
@@ -37,6 +38,7 @@ class ReportRoom:
         self._polls: dict[str, ReportMemory] = {}
         self._reports: dict[str, ReportsMemory] = {}
         self._skew = SkewWatch()
+        self._foreign: dict[str, dict[str, Mapping[str, Set[str]]]] = {}
 
     @property
     def remembered(self) -> frozenset[str]:
@@ -89,12 +91,26 @@ class ReportRoom:
         """Forget what is kept of a replica that left."""
         self._polls.pop(schedule_name, None)
         self._reports.pop(schedule_name, None)
+        for shown in self._foreign.values():
+            shown.pop(schedule_name, None)
+
+    def _gather_foreign(self, target: Target) -> Mapping[str, Set[str]]:
+        """Return the codes that we do not know, by section, as the other replicas of a deployment show them."""
+        gathered: dict[str, set[str]] = {}
+        # copied: reports are judged in threads
+        for schedule_name, shown in list(self._foreign.get(target.deployment, {}).items()):
+            if schedule_name != target.schedule_name:
+                for section, codes in shown.items():
+                    gathered.setdefault(section, set()).update(codes)
+        return gathered
 
     def _judge_poll(self, target: Target, result: ReportResult) -> Sequence[Judgement]:
         """The poll itself, and each section as the report tells it; those are remembered for the next one."""
-        verdict = report.assess(result)
+        verdict = report.assess(result, elsewhere=self._gather_foreign(target))
         if result.report is not None:
             self.remember_polls(target).shown = tuple(verdict.sections)
+        if is_complete(result):
+            self._foreign.setdefault(target.deployment, {})[target.schedule_name] = _find_foreign(verdict.sections)
         return (
             Judgement(name=result.name, report=verdict.poll, result=result),
             *(
@@ -112,6 +128,14 @@ class ReportRoom:
                 for name, told in verdict.sections.items()
             ),
         )
+
+
+def _find_foreign(sections: Mapping[str, Report]) -> Mapping[str, Set[str]]:
+    foreign = {
+        name: {finding.code for finding in told.findings if is_foreign(name, finding.code)}
+        for name, told in sections.items()
+    }
+    return {name: codes for name, codes in foreign.items() if codes or name not in REPORT_SECTIONS}
 
 
 def is_complete(result: ReportResult | ReportsResult) -> bool:

@@ -105,6 +105,15 @@ def _parse_name(text: str) -> str:
     return host
 
 
+def is_name(host: str) -> bool:
+    """Say whether a host is a name, that has to be looked up, and no IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """Where a redirect goes, fit to be shown: without user, password, query and fragment, which may

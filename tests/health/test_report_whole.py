@@ -79,6 +79,23 @@ def test_left_out_sections_take_no_place_of_codes() -> None:
     assert ("EUNKNOWN", WARNING) in found(told.sections["a"])
 
 
+def test_replicas_share_the_bounds() -> None:
+    """What others of the deployment show passes here, too; of the rest only as many as there is room for."""
+    elsewhere: dict[str, set[str]] = {f"new{number}": set() for number in range(MAX_FOREIGN_SECTIONS - 1)}
+    elsewhere["derp"] = {f"ENEW{number:03}" for number in range(MAX_FOREIGN_CODES - 1)}
+    sections = [section("a", WARNING, ("EA1", "x"), ("EA2", "x")), section("b", ERROR, error="gone"), section("new0")]
+    told = judge_report(
+        report(*sections, section("derp", WARNING, ("ENEW000", "x"), ("EA3", "x"))), elsewhere=elsewhere
+    )
+    assert {"b", "new0", "derp"} == set(told.sections)
+    assert ("a with EA1, EA2, not shown beside worse ones: x",) == told.unshown
+    assert ["EA3", "ENEW000"] == sorted(code for code, _ in found(told.sections["derp"]))
+    del elsewhere["new6"]
+    told = judge_report(report(*sections), elsewhere=elsewhere)
+    assert {"a", "b", "new0"} == set(told.sections)
+    assert ["EA1", "EUNKNOWN"] == sorted(code for code, _ in found(told.sections["a"]))
+
+
 @pytest.mark.parametrize(
     ("sections", "overall", "expected"),
     [

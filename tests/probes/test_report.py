@@ -93,6 +93,14 @@ async def server() -> AsyncIterator[RawServer]:
         yield server
 
 
+async def test_who_needs_a_name_is_told_from_who_has_an_address(server: RawServer) -> None:
+    """When name servers fall silent the first one is lost, too; of a replica its own address counts."""
+    by_name = server.url.replace("127.0.0.1", "localhost")
+    replica = Replica(name="a", url=server.url)
+    targets = (make_target(by_name), make_target(server.url), make_target(by_name, replica=replica))
+    assert [True, False, False] == [(await poll(target)).by_name for target in targets]
+
+
 async def test_a_report_is_read(server: RawServer) -> None:
     """Unforced, with the token; its age is by the clock of who sent it, names of organizations come along."""
     server.answers[ORGANIZATIONS_PATH] = json_response((DATA / "organizations.json").read_text())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from exporter.clock import SystemClock
 from exporter.health.coder_report import CoderReport, ReportedSection
-from exporter.health.model import Section, Severity
+from exporter.health.model import REPORT_SECTIONS, OffReason, Section, Severity
 from exporter.health.report import ReportResult
+from exporter.health.report_whole import MAX_FOREIGN_SECTIONS
 from exporter.rooms.report import ReportRoom, is_complete
 from exporter.secret import Secret
 from exporter.snapshot import Snapshot
@@ -36,6 +39,33 @@ def test_sections_that_were_shown_stay(room: ReportRoom) -> None:
     assert "pubsub" in memory.shown
     room.judge(TARGET, ReportResult(name="coder"))
     assert "pubsub" in memory.shown
+
+
+def test_replicas_share_the_bounds_of_what_we_do_not_know(room: ReportRoom) -> None:
+    """So many foreign sections a deployment: each replica leaves out what the others leave no room for, until they
+    show less, or are gone."""
+    one, other, apart = (
+        replace(TARGET, deployment=deployment, coder_replica=replica)
+        for deployment, replica in (("prod", "a"), ("prod", "b"), ("stage", "a"))
+    )
+
+    def judge(target: ReportTarget, *names: str, **more: OffReason) -> set[str]:
+        sections = tuple(ReportedSection(name=name, severity=Severity.OK) for name in names)
+        told = None if more else CoderReport(sections=sections)
+        judged = room.judge(target, ReportResult(name=target.coder_replica, report=told, **more))
+        keys = [one.section_key for one in judged if one.section_key is not None]
+        return {str(key.section) for key in keys if key.section not in REPORT_SECTIONS}
+
+    many = [f"new{number}" for number in range(MAX_FOREIGN_SECTIONS)]
+    assert set(many) == judge(one, "derp", *many)
+    assert {"new0"} == judge(other, "another", "new0")
+    assert {"another"} == judge(apart, "another")
+    assert {"new1"} == judge(one, "new1")
+    assert {"another", "new0"} == judge(other, "another", "new0")
+    judge(other, off=OffReason.NO_TOKEN)
+    assert set(many) == judge(one, *many)
+    room.forget(one.schedule_name)
+    assert {"another"} == judge(other, "another")
 
 
 def test_a_replica_that_left_leaves_nothing(room: ReportRoom) -> None:

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import WireError
-from exporter.wire.url import Location, Origin, parse_origin, read_location
+from exporter.wire.url import Location, Origin, is_name, parse_origin, read_location
+
+
+@pytest.mark.parametrize(
+    ("host", "named"), [("coder.example.com", True), ("localhost", True), ("127.0.0.1", False), ("2001:db8::1", False)]
+)
+def test_a_name_is_told_from_an_address(host: str, named: bool) -> None:
+    """A name has to be looked up."""
+    assert named is is_name(host)
 
 
 @pytest.mark.parametrize(
