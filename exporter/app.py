@@ -103,6 +103,7 @@ class Application:
             look_at_host=self._look_at_host,
             snapshot=self.snapshot,
             clock=clock,
+            has_database=bool(self.plan.databases),
         )
         self.own = OwnMetrics(version=__version__, config_timestamp_seconds=clock.now())
         self.board = Board(
@@ -363,7 +364,7 @@ class Application:
             clock=self.clock,
             on_targets=self._reschedule,
             on_replicas=None if relays is None else relays.set_replicas,
-            read_table=None if database is None else self._rooms.read_replicas(deployment, database),
+            read_table=None if database is None else self._rooms.databases.read_replicas(deployment, database),
             cut_off=lambda: self._cut_off.holds,
         )
 

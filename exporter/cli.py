@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from exporter import __version__, check, output
+from exporter import __version__, output
 from exporter.app import Application, running
 from exporter.clock import SystemClock
 from exporter.config.load import defaults_yaml, load_config
@@ -189,6 +189,9 @@ async def _serve_forever(config: Config, addresses: Sequence[str], telemetry_pat
 
 
 def _check(arguments: Sequence[str]) -> int:
+    # only here and below: its tables and formats would cost the server a megabyte
+    from exporter import check
+
     parser = _Parser(
         prog=f"{PROG} check",
         exit_code=EXIT_COULD_NOT_RUN,
@@ -215,6 +218,8 @@ def _check(arguments: Sequence[str]) -> int:
 
 
 async def _check_once(config: Config, sections: Sequence[str], form: str) -> int:
+    from exporter import check
+
     application = Application(config, clock=SystemClock())
     async with stop_signals() as stopped, asyncio.TaskGroup() as group:
         checking = group.create_task(_check_and_close(application, sections))
@@ -241,6 +246,8 @@ async def _check_once(config: Config, sections: Sequence[str], form: str) -> int
 
 async def _tell_waiting(application: Application) -> None:
     """Say on standard error what takes long: a server that is silent has up to 80 s for its report."""
+    from exporter import check
+
     pause_seconds = WAITING_AFTER_SECONDS
     while True:
         await application.clock.sleep(pause_seconds)

@@ -43,10 +43,15 @@ def first_delay_seconds(name: str, interval_seconds: float) -> float:
 
 @dataclass(slots=True)
 class _Scheduled:
+    """`running`: a run is going: a tick's in `loop`, a forced one in the task `forced`. `outcome`: of that
+    run, where somebody waits for it."""
+
     target: Target
     loop: asyncio.Task[None]
     due_monotonic_seconds: float
-    run: asyncio.Task[Any] | None = None
+    running: bool = False
+    forced: asyncio.Task[None] | None = None
+    outcome: asyncio.Future[Any] | None = None
 
 
 class Ticker(Generic[Outcome]):
@@ -79,7 +84,7 @@ class Ticker(Generic[Outcome]):
         """
         now = self._clock.monotonic()
         late = (
-            now - scheduled.due_monotonic_seconds - (scheduled.target.run_limit_seconds if scheduled.run else 0.0)
+            now - scheduled.due_monotonic_seconds - (scheduled.target.run_limit_seconds if scheduled.running else 0.0)
             for scheduled in self._scheduled.values()
         )
         return max(0.0, max(late, default=0.0))
@@ -94,7 +99,7 @@ class Ticker(Generic[Outcome]):
             now
             - scheduled.due_monotonic_seconds
             - scheduled.target.interval_seconds
-            - (scheduled.target.run_limit_seconds if scheduled.run else 0.0)
+            - (scheduled.target.run_limit_seconds if scheduled.running else 0.0)
             for scheduled in self._scheduled.values()
         )
         return max(0.0, max(late, default=0.0))
@@ -137,9 +142,9 @@ class Ticker(Generic[Outcome]):
         Raises:
             KeyError: There is no such target, or it left the schedule meanwhile.
         """
-        run = self._start(self._scheduled[schedule_name])
+        outcome = self._await_outcome(self._scheduled[schedule_name])
         try:
-            return await asyncio.shield(run)
+            return await asyncio.shield(outcome)
         except asyncio.CancelledError:
             _raise_if_cancelled()
             raise KeyError(schedule_name) from None
@@ -156,8 +161,10 @@ class Ticker(Generic[Outcome]):
     def _drop(self, name: str) -> None:
         scheduled = self._scheduled.pop(name)
         scheduled.loop.cancel()
-        if scheduled.run is not None:
-            scheduled.run.cancel()
+        if scheduled.forced is not None:
+            scheduled.forced.cancel()
+        if scheduled.outcome is not None:
+            scheduled.outcome.cancel()  # a forced run that has not begun yet would not
 
     async def _keep(self, name: str, start: float) -> None:
         """Tick at start + n * interval, however long runs take."""
@@ -168,36 +175,58 @@ class Ticker(Generic[Outcome]):
             due = start + tick * interval
             scheduled.due_monotonic_seconds = due
             await self._clock.sleep(due - self._clock.monotonic())
-            if scheduled.run is not None:  # a forced run is going
+            if scheduled.running:  # a forced run is going
                 self._observer.ticks_skipped(scheduled.target, 1)
             else:
                 self._observer.run_started(scheduled.target, max(0.0, self._clock.monotonic() - due))
-                # a run that is dropped is cancelled together with this loop
+                # in this task: one of its own would cost each run a twentieth
                 with suppress(asyncio.CancelledError):
-                    await asyncio.shield(self._start(scheduled))
-                _raise_if_cancelled()
+                    await self._run_once(scheduled)
+                if self._scheduled.get(name) is not scheduled:
+                    return
+                _forget_cancellations()
             behind = (self._clock.monotonic() - start) / interval
             upcoming = max(tick + 1, math.ceil(behind))
             if upcoming > tick + 1:
                 self._observer.ticks_skipped(scheduled.target, upcoming - tick - 1)
             tick = upcoming
 
-    def _start(self, scheduled: _Scheduled) -> asyncio.Task[Outcome]:
+    def _await_outcome(self, scheduled: _Scheduled) -> asyncio.Future[Outcome]:
         """Single flight: join the run that is going, else begin one."""
-        if scheduled.run is None:
-            if self._group is None:
-                raise RuntimeError("the ticker is not serving")
-            scheduled.run = self._group.create_task(self._run_once(scheduled))
-        return scheduled.run
+        if self._group is None:
+            raise RuntimeError("the ticker is not serving")
+        if scheduled.outcome is None:
+            scheduled.outcome = asyncio.get_running_loop().create_future()
+        if not scheduled.running:
+            scheduled.running = True
+            scheduled.forced = self._group.create_task(self._run_once(scheduled))
+        return scheduled.outcome
 
-    async def _run_once(self, scheduled: _Scheduled) -> Outcome:
+    async def _run_once(self, scheduled: _Scheduled) -> None:
+        scheduled.running = True
+        awaited: asyncio.Future[Outcome] | None = None
         try:
-            outcome = await self._run(scheduled.target)
+            try:
+                outcome = await self._run(scheduled.target)
+            finally:
+                scheduled.running = False
+                scheduled.forced = None
+                awaited, scheduled.outcome = scheduled.outcome, None
+            if self._scheduled.get(scheduled.target.schedule_name) is scheduled:
+                self._observer.run_finished(scheduled.target, outcome)
+            if awaited is not None and not awaited.done():
+                awaited.set_result(outcome)
         finally:
-            scheduled.run = None
-        if self._scheduled.get(scheduled.target.schedule_name) is scheduled:
-            self._observer.run_finished(scheduled.target, outcome)
-        return outcome
+            if awaited is not None:
+                awaited.cancel()  # has no effect on one that has its result
+
+
+def _forget_cancellations() -> None:
+    """Take back what a run did to this task and did not take back itself: else each run after it would
+    think that it is to end."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 def _raise_if_cancelled() -> None:

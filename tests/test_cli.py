@@ -334,3 +334,20 @@ def test_a_terminal_with_few_letters_changes_no_verdict() -> None:
     )
     assert (2, "") == (said.returncode, said.stderr)
     assert "d\\xe9\\u2192" in said.stdout
+
+
+def test_the_server_loads_nothing_that_it_does_not_use() -> None:
+    """Demo, tables of check and the driver of PostgreSQL cost megabytes; a configuration with a database loads
+    the driver before anything runs."""
+    script = (
+        "import sys; from exporter import cli; from exporter.app import Application\n"
+        "from exporter.clock import SystemClock; from exporter.config.load import load_config\n"
+        "def loaded(): return sorted({'asyncpg', 'exporter.check', 'exporter.demo'} & set(sys.modules))\n"
+        "url = {'CODER_URL': 'http://127.0.0.1:1'}\n"
+        "Application(load_config(None, url), clock=SystemClock()); print(loaded())\n"
+        "url['CODER_PG_CONNECTION_URL'] = 'postgres://coder@127.0.0.1:1/coder'\n"
+        "Application(load_config(None, url), clock=SystemClock()); print(loaded())\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=CLEAN)
+    assert "" == said.stderr
+    assert ["[]", "['asyncpg']"] == said.stdout.splitlines()

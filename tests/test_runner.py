@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -117,6 +118,41 @@ async def test_a_probe_that_forgets_its_time_is_ended(monkeypatch: pytest.Monkey
     (health,) = (await run(probe)).healths
     assert ["EUNKNOWN"] == [finding.code for finding in health.report.findings]
     assert "TimeoutError" in health.report.findings[0].message
+
+
+async def test_a_host_that_stood_still_leaves_the_probe_time_to_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that was suspended, or starved, past both ends has a slow target at most, and no bug of ours."""
+    monkeypatch.setattr("exporter.runner.OVERRUN_SECONDS", 0.2)
+
+    async def probe(target: Target) -> str:
+        try:
+            async with asyncio.timeout(target.timeout_seconds):
+                asyncio.get_running_loop().call_soon(time.sleep, 0.5)
+                await asyncio.Event().wait()
+        except TimeoutError:
+            return "out of time"
+        return ""
+
+    (health,) = (await run(probe)).healths
+    assert "out of time" == health.result
+    assert () == health.report.findings
+
+
+async def test_a_judgement_in_a_thread_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy host comes to it late; the probe kept its time."""
+    monkeypatch.setattr("exporter.runner.OVERRUN_SECONDS", 0.05)
+
+    async def probe(target: Target) -> str:
+        return "fine"
+
+    def judge(target: Target, result: object) -> list[Judgement]:
+        time.sleep(0.5)
+        return [Judgement(name="primary", report=Report(section=target.section), result=result)]
+
+    room = Room(probe=probe, judge=judge, name=lambda target: "primary", is_long=lambda _result: True)
+    (health,) = (await Runner(rooms={Section.DATABASE: room}, clock=SystemClock()).run(TARGET)).healths
+    assert "fine" == health.result
+    assert () == health.report.findings
 
 
 async def test_cancelling_is_no_result() -> None:

@@ -175,6 +175,68 @@ async def test_a_forced_run_outlives_its_caller(clock: FakeClock, recorder: Reco
     assert [("a", 1.0)] == recorder.finished
 
 
+async def test_who_joins_a_run_of_the_schedule_is_told_when_its_target_leaves(
+    clock: FakeClock, recorder: Recorder, ticker: Ticker[str]
+) -> None:
+    """A run that is dropped has no outcome: not for who joined it, nor for who forced it just now."""
+    recorder.durations["a"] = 1e9
+    running, idle = make_target("a"), make_target("b")
+    async with serving(ticker, running, idle):
+        await clock.advance(delay_of("a"))
+        joined = asyncio.ensure_future(ticker.force(running.schedule_name))
+        await clock.settle()
+        forced = asyncio.ensure_future(ticker.force(idle.schedule_name))
+        await asyncio.sleep(0)  # it is asked for, and has not begun
+        ticker.set_targets([])
+        for waiting in (joined, forced):
+            with pytest.raises(KeyError):
+                await waiting
+    assert 0 == recorder.going["a"]
+
+
+async def test_a_run_that_leaves_its_task_cancelled_ends_no_schedule(clock: FakeClock, recorder: Recorder) -> None:
+    """Whoever cancels the task and swallows that, as timeouts of libraries do, spoils no later run."""
+    left = []
+
+    async def run(target: Target) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        left.append(task.cancelling())
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return await recorder.run(target)
+
+    ticker = Ticker(run=run, observer=recorder, clock=clock)
+    async with serving(ticker, make_target("a")):
+        await clock.advance(delay_of("a") + 30.0)
+    assert [0] * 4 == left
+    assert 4 == len(recorder.finished)
+
+
+async def test_a_run_that_cancels_itself_ends_no_schedule(clock: FakeClock, recorder: Recorder) -> None:
+    """A CancelledError that gets loose in a run ends that run, for who joined it too; the next one comes."""
+
+    async def run(target: Target) -> str:
+        name = await recorder.run(target)
+        if len(recorder.begun) == 1:
+            raise asyncio.CancelledError
+        return name
+
+    recorder.durations["a"] = 1.0
+    target = make_target("a")
+    ticker = Ticker(run=run, observer=recorder, clock=clock)
+    async with serving(ticker, target):
+        await clock.advance(delay_of("a") + 0.5)
+        joined = asyncio.ensure_future(ticker.force(target.schedule_name))
+        await clock.advance(1.0)
+        with pytest.raises(KeyError):
+            await joined
+        await clock.advance(20.0)
+    assert [pytest.approx(delay_of("a") + n * 10) for n in range(3)] == recorder.starts("a")
+    assert 2 == len(recorder.finished)
+
+
 async def test_hanging_targets_do_not_delay_others(clock: FakeClock, recorder: Recorder, ticker: Ticker[str]) -> None:
     """Forty targets that hang leave the rhythm of one that works untouched (P22)."""
     hanging = [make_target(f"hanging-{n}") for n in range(40)]

@@ -20,6 +20,8 @@ from exporter.health.model import Failure, Finding, OffReason, Report, Section, 
 
 # One heartbeat and a half: one beat may be late. Source: coder/coder #15643.
 DEFAULT_STALE_AFTER_SECONDS = 90.0
+# So many that were seen lately are told of: twenty times the largest deployment that Coder's documents describe.
+MAX_RECENT = 5000
 
 # What a local development build of Coder calls itself: it matches every version.
 _DEVELOPMENT = "v0.0.0"

@@ -34,6 +34,9 @@ def number(value: float) -> str:
     if isinstance(value, int) and 0 <= value < 1_000_000:
         # the same text for a quarter of the time; most values are small counts
         return f"{int(value)}.0"
+    if isinstance(value, float) and 0.0 <= value < 1_000_000.0:
+        # here, too: Go and Python differ in what is larger, negative or no number at all
+        return repr(value)
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
 

@@ -39,6 +39,7 @@ class OwnMetrics:
         enable_legacy_validation()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._tick_delay = self._histogram("coder_health_exporter_tick_delay_seconds")
+        self._tick_delays: dict[Section, Histogram] = {}
         self._ticks_skipped = self._declare(Counter, "coder_health_exporter_ticks_skipped_total")
         self._lag = self._histogram("coder_health_exporter_event_loop_lag_seconds")
         self._targets = self._declare(Gauge, "coder_health_exporter_targets")
@@ -69,7 +70,11 @@ class OwnMetrics:
         self._cut_off.set(cut_off)
 
     def tick_delayed(self, section: Section, delay_seconds: float) -> None:
-        self._tick_delay.labels(section).observe(delay_seconds)
+        # kept by section: each run would pay for finding it
+        delays = self._tick_delays.get(section)
+        if delays is None:
+            delays = self._tick_delays[section] = self._tick_delay.labels(section)
+        delays.observe(delay_seconds)
 
     def ticks_skipped(self, section: Section, count: int = 1) -> None:
         self._ticks_skipped.labels(section).inc(count)

@@ -64,6 +64,8 @@ def render_facts(
 
 def render_code_targets(entry: Entry, values: Mapping[str, str]) -> dict[str, str]:
     """Return the piece that says which active codes this target raises."""
+    if not entry.settled:
+        return {}
     lines = [
         sample(CODE_TARGET, extend(values, code=code, severity=state.severity.label), 1)
         for code, state in sorted(entry.settled.items())

@@ -75,8 +75,13 @@ _LAST_RUN = "coder_health_probe_last_run_timestamp_seconds"
 _LAST_SUCCESS = "coder_health_probe_last_success_timestamp_seconds"
 _INTERVAL = "coder_health_probe_interval_seconds"
 
+_TRUTHS = (number(False), number(True))
 _FAILURES_TEXT = "".join(f'{_FAILURES}{{{_LABELS},reason="{reason}"}} %s\n' for reason in Reason)
-_PHASE_TEXTS = {phase: f'{_PHASE}{{{_LABELS},phase="{phase}"}} %s\n' for phase in Phase}
+
+
+@cache
+def _phases_text(*phases: Phase) -> str:
+    return "".join(f'{_PHASE}{{{_LABELS},phase="{phase}"}} %s\n' for phase in phases)
 
 
 class TargetSeries:
@@ -106,28 +111,30 @@ class TargetSeries:
         if failure is not None:
             self._failures[failure.reason] += 1
             self._failures_piece = self._render_failures()
+        started = number(health.started_timestamp_seconds)
         pieces = {
-            _SUCCESS: self._line(_SUCCESS, failure is None),
-            _RUNS: self._line(_RUNS, self._runs),
+            _SUCCESS: self._line(_SUCCESS, _TRUTHS[failure is None]),
+            _RUNS: self._line(_RUNS, number(self._runs)),
             _FAILURES: self._failures_piece,
-            _LAST_RUN: self._line(_LAST_RUN, health.started_timestamp_seconds),
-            _INTERVAL: self._line(_INTERVAL, health.interval_seconds),
+            _LAST_RUN: self._line(_LAST_RUN, started),
+            _INTERVAL: self._line(_INTERVAL, number(health.interval_seconds)),
         }
         if self._duration is not None:
             self._duration.observe(health.duration_seconds)
             pieces[_DURATION] = self._duration.render()
         if health.phase_seconds:
-            pieces[_PHASE] = "".join(
-                text % number(health.phase_seconds[phase])
-                for phase, text in _PHASE_TEXTS.items()
-                if phase in health.phase_seconds
-            ).replace(_LABELS, self._labels)
-        if entry.last_success_timestamp_seconds is not None:
-            pieces[_LAST_SUCCESS] = self._line(_LAST_SUCCESS, entry.last_success_timestamp_seconds)
+            phases = [phase for phase in Phase if phase in health.phase_seconds]
+            values = tuple([number(health.phase_seconds[phase]) for phase in phases])
+            pieces[_PHASE] = (_phases_text(*phases) % values).replace(_LABELS, self._labels)
+        success = entry.last_success_timestamp_seconds
+        if success is not None:
+            # most often this very run, and such a number takes as long as ten others
+            text = started if success == health.started_timestamp_seconds else number(success)
+            pieces[_LAST_SUCCESS] = self._line(_LAST_SUCCESS, text)
         return pieces
 
     def _render_failures(self) -> str:
         return (_FAILURES_TEXT % tuple(map(number, self._failures.values()))).replace(_LABELS, self._labels)
 
-    def _line(self, family: str, value: float) -> str:
-        return f"{family}{{{self._labels}}} {number(value)}\n"
+    def _line(self, family: str, value: str) -> str:
+        return f"{family}{{{self._labels}}} {value}\n"

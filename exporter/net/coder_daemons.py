@@ -16,13 +16,11 @@ from typing import Any
 import asyncpg
 
 from exporter.errors import ProtocolError, WireError
-from exporter.health.provisioner_daemons import OrganizationDaemons, ProvisionerDaemon, WaitingJobs
+from exporter.health.provisioner_daemons import MAX_RECENT, OrganizationDaemons, ProvisionerDaemon, WaitingJobs
 from exporter.net import coder_json
 from exporter.net.coder_columns import CoderReader, Columns, Wanted, refuse
 from exporter.net.postgres import Session
 
-# Twenty times the largest deployment that Coder's documents describe.
-MAX_RECENT = 5000
 # Kinds of waiting jobs: by organization, provisioner and tags.
 MAX_WAITING = 200
 

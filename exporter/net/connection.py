@@ -18,6 +18,7 @@ from typing import Protocol
 from exporter.clock import Clock
 from exporter.errors import ConnectError, DeadlineError, Phase, ProbeError, ProtocolError, Reason, TLSError
 from exporter.net import tls
+from exporter.net.deadline import until
 from exporter.net.tls import PeerCertificates
 from exporter.wire.url import Origin
 
@@ -55,11 +56,6 @@ class Receiver(Protocol):
         """No more bytes will come: the peer closed its side (None), or the connection broke.
 
         Called at most once, never after `close` or `abort`."""
-
-
-def until(deadline_seconds: float, clock: Clock) -> asyncio.Timeout:
-    """Return a context that raises TimeoutError at a time of the clock's monotonic seconds."""
-    return asyncio.timeout(max(0.0, deadline_seconds - clock.monotonic()))
 
 
 class Connection(asyncio.Protocol):

@@ -19,7 +19,8 @@ from typing import NamedTuple, Self
 from exporter.clock import Clock
 from exporter.errors import DeadlineError, Phase, ProbeError, ProtocolError, WireError
 from exporter.net import http
-from exporter.net.connection import Connection, until
+from exporter.net.connection import Connection
+from exporter.net.deadline import until
 from exporter.net.http import Exchange, Upgraded
 from exporter.net.websocket import ClosedError, WebSocket, open_websocket
 from exporter.wire import derp_frames

@@ -19,7 +19,8 @@ import httptools
 from exporter import __version__
 from exporter.clock import Clock
 from exporter.errors import Phase, ProbeError, ProtocolError
-from exporter.net.connection import Connection, NoRouteError, Receiver, describe_timeout, until
+from exporter.net.connection import Connection, NoRouteError, Receiver, describe_timeout
+from exporter.net.deadline import until
 from exporter.net.tls import PeerCertificates
 from exporter.wire.url import Origin
 

@@ -24,7 +24,8 @@ from typing import Literal
 
 from exporter.clock import Clock
 from exporter.errors import ConnectError, DeadlineError, Phase, ProbeError, ProtocolError, Reason
-from exporter.net.connection import NoRouteError, until
+from exporter.net.connection import NoRouteError
+from exporter.net.deadline import until
 from exporter.wire import stun
 
 # Waits between the seven sends: RTO, doubled each time. Source: RFC 8489, section 6.2.1.

@@ -29,7 +29,8 @@ from websockets.uri import WebSocketURI
 from exporter.clock import Clock
 from exporter.errors import DeadlineError, Phase, ProbeError, ProtocolError
 from exporter.net import http
-from exporter.net.connection import Connection, until
+from exporter.net.connection import Connection
+from exporter.net.deadline import until
 from exporter.net.http import Exchange, Upgraded
 from exporter.wire.url import Origin
 

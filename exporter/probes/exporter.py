@@ -12,7 +12,8 @@ from exporter.clock import Clock
 from exporter.errors import DeadlineError, Phase, ProbeError, Reason, ResolveError
 from exporter.health.model import Failure
 from exporter.net import reach, resolver
-from exporter.net.connection import Connection, describe_timeout, until
+from exporter.net.connection import Connection, describe_timeout
+from exporter.net.deadline import until
 from exporter.net.host import HostState, read_host_state
 from exporter.targets.model import ExporterTarget
 from exporter.wire.url import parse_origin

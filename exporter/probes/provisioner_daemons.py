@@ -9,25 +9,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from exporter.clock import Clock
 from exporter.errors import AuthError, ConnectError, ProbeError, ProtocolError, Reason, StatusError, WireError
 from exporter.health.model import Failure, OffReason
 from exporter.health.provisioner_daemons import (
+    MAX_RECENT,
     OrganizationDaemons,
     ProvisionerDaemon,
     ProvisionerDaemonsResult,
     ServerVersion,
 )
 from exporter.net import coder_json, http, reach
-from exporter.net.coder_daemons import MAX_RECENT, DaemonTables
 from exporter.net.coder_json import ListedDaemon, Organization
 from exporter.secret import Secret
 from exporter.targets.model import ProvisionerDaemonsTarget
 from exporter.targets.token_source import NoTokenError, read_token
 from exporter.targets.url_source import read_url
 from exporter.wire.url import Origin, parse_origin
+
+if TYPE_CHECKING:  # its driver is loaded only where there is a database
+    from exporter.net.coder_daemons import DaemonTables
 
 BUILD_INFO_PATH = "/api/v2/buildinfo"
 # Old servers only list the organizations of a user.
@@ -126,10 +130,10 @@ async def _read_tables(
         listed = await tables.read(
             stale_after_seconds=target.stale_after_seconds, timeout_seconds=target.timeout_seconds
         )
-    except AuthError:
-        # it is our role that lacks the right, which is no outage of Coder's
-        return ProvisionerDaemonsResult(source="tables", off=OffReason.FORBIDDEN)
     except ProbeError as error:
+        if isinstance(error, AuthError) and error.reason is Reason.AUTH:
+            # it is our role that lacks the right, which is no outage of Coder's
+            return ProvisionerDaemonsResult(source="tables", off=OffReason.FORBIDDEN)
         return ProvisionerDaemonsResult(source="tables", failure=Failure.of(error))
     if listed is None:
         return ProvisionerDaemonsResult(source="tables", off=OffReason.NOT_SUPPORTED)

@@ -6,9 +6,9 @@ to run (connections, lists, memories) lives here.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from exporter.clock import Clock
 from exporter.health import (
@@ -29,12 +29,7 @@ from exporter.health.replica import ReplicaResult
 from exporter.health.report import CoderSettings
 from exporter.health.websocket import WebSocketResult
 from exporter.health.workspace_proxy import RoundResult
-from exporter.net.coder_daemons import DaemonTables
-from exporter.net.coder_replicas import ReplicaTable
-from exporter.net.coder_tables import CoderTables
-from exporter.net.postgres import Session
 from exporter.probes import access_url as access_url_probe
-from exporter.probes import database as database_probe
 from exporter.probes import provisioner_daemons as provisioner_daemons_probe
 from exporter.probes import replica as replica_probe
 from exporter.probes import token as token_probe
@@ -47,9 +42,8 @@ from exporter.replicas import Replicas
 from exporter.rooms.derp import DerpRoom, judge_direct_connections, name_derp
 from exporter.rooms.report import ReportRoom, is_complete, is_long
 from exporter.runner import Judgement, Room
-from exporter.secret import Secret
 from exporter.snapshot import Snapshot
-from exporter.targets.discovery import ProxyDiscovery, ReadTables
+from exporter.targets.discovery import ProxyDiscovery
 from exporter.targets.model import (
     AccessURLTarget,
     DatabaseTarget,
@@ -63,9 +57,10 @@ from exporter.targets.model import (
     WebSocketTarget,
     WorkspaceProxiesTarget,
 )
-from exporter.targets.replica_watch import ReadTable
-from exporter.wire.postgres_url import parse_postgres_url
 from exporter.wire.url import parse_origin
+
+if TYPE_CHECKING:
+    from exporter.rooms.databases import Databases
 
 # The label `target` of the database. Source: contract, section 5.
 DATABASE_TARGET = "primary"
@@ -78,6 +73,7 @@ class Rooms:
         relays: By deployment, where its DERP map is watched.
         replicas: By deployment, where replicas of coderd are looked for.
         look_at_host: Finds whether this host is cut off, and whether the schedule is kept.
+        has_database: Any target has a connection string.
     """
 
     def __init__(
@@ -88,14 +84,14 @@ class Rooms:
         look_at_host: Callable[[ExporterTarget], Awaitable[ExporterResult]],
         snapshot: Snapshot,
         clock: Clock,
+        has_database: bool = False,
     ) -> None:
         self._replicas = replicas
         self._look_at_host = look_at_host
         self._snapshot = snapshot
         self._clock = clock
-        self._sessions: dict[str, Session] = {}
+        self._databases = _load_databases(clock) if has_database else None
         self._discoveries: dict[str, ProxyDiscovery] = {}
-        self._daemon_tables: dict[str, DaemonTables] = {}
         self._memories: dict[str, IdentityMemory] = {}
         self._tokens: dict[str, TokenMemory] = {}
         self.settings: dict[str, CoderSettings] = {}
@@ -135,13 +131,16 @@ class Rooms:
             ),
         }
 
+    @property
+    def databases(self) -> Databases:
+        """What is kept of databases; only where there is one."""
+        assert self._databases is not None
+        return self._databases
+
     async def close(self) -> None:
-        """Give back what runs kept open, side by side: each may take its time to say goodbye."""
-        sessions = list(self._sessions.values())
-        self._sessions.clear()
-        async with asyncio.TaskGroup() as group:
-            for session in sessions:
-                group.create_task(session.close())
+        """Give back what runs kept open."""
+        if self._databases is not None:
+            await self._databases.close()
 
     async def _probe_access_url(self, target: Target) -> object:
         """What everybody uses, or one replica behind it."""
@@ -165,10 +164,7 @@ class Rooms:
         return await self._look_at_host(target)
 
     def _probe_database(self, target: DatabaseTarget) -> Awaitable[DatabaseResult]:
-        session = self._session(
-            target, target.url, fresh_connection_interval_seconds=target.fresh_connection_interval_seconds
-        )
-        return database_probe.probe(target, session=session, clock=self._clock)
+        return self.databases.probe(target)
 
     def _judge_database(self, target: DatabaseTarget, result: DatabaseResult) -> Sequence[Judgement]:
         report = database.assess(result, threshold_seconds=self.latency_threshold_seconds(target))
@@ -191,40 +187,14 @@ class Rooms:
         """Return what keeps the list of a deployment's workspace proxies."""
         discovery = self._discoveries.get(target.schedule_name)
         if discovery is None:
-            discovery = ProxyDiscovery(target, clock=self._clock, read_tables=self._tables_of(target))
+            read_tables = None if self._databases is None else self._databases.read_proxies(target)
+            discovery = ProxyDiscovery(target, clock=self._clock, read_tables=read_tables)
             self._discoveries[target.schedule_name] = discovery
         return discovery
 
-    def _tables_of(self, target: WorkspaceProxiesTarget) -> ReadTables | None:
-        if target.database_url is None:
-            return None
-        tables = CoderTables(self._session(target, target.database_url))
-        return lambda timeout_seconds: tables.read_workspace_proxies(timeout_seconds=timeout_seconds)
-
     def _probe_provisioner_daemons(self, target: ProvisionerDaemonsTarget) -> Awaitable[ProvisionerDaemonsResult]:
-        tables = self._daemon_tables.get(target.schedule_name)
-        if tables is None and target.database_url is not None:
-            tables = DaemonTables(self._session(target, target.database_url))
-            self._daemon_tables[target.schedule_name] = tables
+        tables = None if self._databases is None else self._databases.daemon_tables(target)
         return provisioner_daemons_probe.probe(target, tables=tables, clock=self._clock)
-
-    def read_replicas(self, deployment: str, url: Secret) -> ReadTable:
-        """Return what reads the table of the replicas, on a connection of its own."""
-        name = f"{deployment}/replicas"
-        self._sessions[name] = Session(parse_postgres_url(url.reveal()), clock=self._clock, timeout_seconds=5.0)
-        table = ReplicaTable(self._sessions[name])
-        return lambda timeout_seconds: table.read(timeout_seconds=timeout_seconds)
-
-    def _session(self, target: Target, url: Secret, **options: float) -> Session:
-        """Return the kept connection of a schedule entry. Each has its own: two conversations on
-        one would wait for each other, and be measured."""
-        session = self._sessions.get(target.schedule_name)
-        if session is None:
-            session = Session(
-                parse_postgres_url(url.reveal()), clock=self._clock, timeout_seconds=target.timeout_seconds, **options
-            )
-            self._sessions[target.schedule_name] = session
-        return session
 
     def forget(self, schedule_name: str) -> None:
         """Forget what runs of a target that left the schedule kept. A connection to a database is kept by none
@@ -249,6 +219,13 @@ class Rooms:
             if key.name:
                 return key.name
         return target.coder_replica
+
+
+def _load_databases(clock: Clock) -> Databases:
+    # only here: the driver would cost every exporter without a database some 3 MB
+    from exporter.rooms.databases import Databases
+
+    return Databases(clock=clock)
 
 
 def _judge_access_url(target: Target, result: AccessURLResult | ReplicaResult) -> Sequence[Judgement]:

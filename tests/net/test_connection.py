@@ -12,7 +12,8 @@ import pytest
 
 from exporter.clock import SystemClock
 from exporter.errors import ConnectError, DeadlineError, Phase, ProbeError, ProtocolError, Reason
-from exporter.net.connection import Connection, NoRouteError, until
+from exporter.net.connection import Connection, NoRouteError
+from exporter.net.deadline import until
 from exporter.net.tls import load_ssl_context
 from exporter.wire.url import Origin
 from tests.support.certificates import Authority

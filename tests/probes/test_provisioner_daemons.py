@@ -433,6 +433,17 @@ async def test_tables_that_cannot_be_read(
     assert (None, Reason.STATUS) == (found.off, found.failure and found.failure.reason)
 
 
+async def test_a_role_that_has_too_many_connections(server: PostgresServer, tables: DaemonTables) -> None:
+    """No right is missing: that passes, and is a failure while it lasts."""
+    async with server.connect(database="postgres") as connection:
+        await connection.execute("ALTER ROLE coder_exporter CONNECTION LIMIT 0")
+        try:
+            found = await run("", token=None, tables=tables)
+        finally:
+            await connection.execute("ALTER ROLE coder_exporter CONNECTION LIMIT 5")
+    assert (None, Reason.REFUSED) == (found.off, found.failure and found.failure.reason)
+
+
 async def test_a_database_that_is_gone(server: PostgresServer, tables: DaemonTables) -> None:
     """The API is enough; without one it is a failure, and what the API refuses changes nothing."""
     await run("", token=None, tables=tables)
