@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from exporter.health import codes
-from exporter.health.model import Section, Severity
+from exporter.health.model import UNCODED, Section, Severity
 
 
 class DisagreementKind(StrEnum):
@@ -46,8 +46,16 @@ class View:
 # What only our probe looks at: Coder's report cannot know.
 _ONLY_OURS = frozenset({
     "XACS03", "XACS05", "XACS07", "XACS08", "XDB01", "XDB02", "XWP01", "XWP03", "XPD01", "XPD02",
-    "XDERP02", "XDERP04", "XDERP05", "XSTUN01",
+    "XDERP02", "XDERP03", "XDERP04", "XDERP05", "XSTUN01",
 })  # fmt: skip
+# What Coder says where we have these: a STUN server or several relays that are down make its section an error without
+# a code, a proxy that never registered a warning without one, and one that was stopped on purpose is unreachable to it.
+_CODERS_WORD: Mapping[str, frozenset[str]] = {
+    "XSTUN01": frozenset({UNCODED}),
+    "XDERP02": frozenset({UNCODED}),
+    "XWP01": frozenset({UNCODED}),
+    "XWP03": frozenset({UNCODED, "EWP04"}),
+}
 # With these our probe has seen nothing that could be compared: it was refused, or has no list.
 _BLIND: Mapping[Section | str, frozenset[str]] = {
     Section.DATABASE: frozenset({"XDB01"}),
@@ -81,7 +89,8 @@ def find_disagreement(
         report_age_seconds: How old the report is now; None when it is not known.
     """
     ours = View(codes={code: severity for code, severity in outside.codes.items() if _counts(code, severity)})
-    theirs = View(codes={code: severity for code, severity in inside.codes.items() if code not in outside.codes})
+    same = set(outside.codes).union(*(_CODERS_WORD.get(code, ()) for code in outside.codes))
+    theirs = View(codes={code: severity for code, severity in inside.codes.items() if code not in same})
     if ours.severity is not Severity.OK and inside.severity is Severity.OK:
         kind = DisagreementKind.INSIDE_OK_OUTSIDE_BAD
         seen = f"{_who(coder_replica)} says ok, but our probe says {_show(ours)}"

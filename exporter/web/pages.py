@@ -146,7 +146,10 @@ def _render_section(view: SectionView, name: str, now: float) -> str:
         badge = '<span class="badge off">off</span>'
     else:
         badge = _badge(None if verdict is None else verdict.severity)
-    said = _render_own(own, now) if own is not None else ""
+    worse = _find_worse_report(view)
+    if worse is not None:
+        badge += f' <span class="badge {worse.label}">report: {worse.label}</span>'
+    said = _render_own(own, now, contradicted=worse is not None) if own is not None else ""
     said += "".join(
         _render_replica(one, now) for one in view.witnesses if one.witness is Witness.PROBE and one is not own
     )
@@ -168,12 +171,21 @@ def _render_section(view: SectionView, name: str, now: float) -> str:
     )
 
 
-def _render_own(view: WitnessView, now: float) -> str:
+def _find_worse_report(view: SectionView) -> Severity | None:
+    """Return the worst that Coder's reports say of a section, where that is worse than the verdict; else None."""
+    if view.verdict is None or view.verdict.severity is None:
+        return None
+    reported = [one.severity for one in view.witnesses if one.witness is Witness.REPORT and one.severity is not None]
+    worst = max(reported, default=Severity.OK)
+    return worst if worst > view.verdict.severity else None
+
+
+def _render_own(view: WitnessView, now: float, *, contradicted: bool) -> str:
     if view.off is not None:
         return f'<span class="quiet">{escape(_OFF_SENTENCES[view.off])}</span> <code>{escape(view.off)}</code>'
     if view.severity is None:
         return '<span class="quiet">Waiting for the first run.</span>'
-    return _render_codes(view, now) or "Nothing."
+    return _render_codes(view, now) or ("Our own probe sees nothing wrong." if contradicted else "Nothing.")
 
 
 def _render_codes(view: WitnessView, now: float) -> str:

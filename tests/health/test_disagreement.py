@@ -33,7 +33,7 @@ IN_OK, IN_BAD = DisagreementKind.INSIDE_OK_OUTSIDE_BAD, DisagreementKind.INSIDE_
         (None, Section.DATABASE, {}, {"XDB02": W}),
         (IN_BAD, Section.DATABASE, {"EDB01": E}, {"XDB02": W}),
         (IN_OK, Section.DERP, {}, {"XDERP01": E}),
-        (None, Section.DERP, {}, {"XDERP02": W, "XDERP04": W, "XDERP05": E, "XSTUN01": W}),
+        (None, Section.DERP, {}, {"XDERP02": W, "XDERP03": E, "XDERP04": W, "XDERP05": E, "XSTUN01": W}),
         (None, Section.DERP, {}, {"ESTUN02": OK}),
         (None, Section.DERP, {"XDERP02": W}, {"XDERP02": W}),  # both say the same
         (IN_BAD, Section.DERP, {"XDERP02": W}, {}),
@@ -44,6 +44,15 @@ IN_OK, IN_BAD = DisagreementKind.INSIDE_OK_OUTSIDE_BAD, DisagreementKind.INSIDE_
         (None, Section.PROVISIONER_DAEMONS, {}, {"XPD02": E}),
         (IN_BAD, Section.PROVISIONER_DAEMONS, {"EPD01": E}, {}),
         (IN_BAD, Section.ACCESS_URL, {UNCODED: E}, {}),  # an error without a code is one
+        # what we have a code for and Coder none
+        (None, Section.DERP, {UNCODED: E, "XSTUN01": W}, {"XSTUN01": W}),
+        (None, Section.DERP, {UNCODED: E, "XDERP02": W}, {"XDERP02": W}),
+        (None, Section.WORKSPACE_PROXY, {UNCODED: W}, {"XWP01": W}),
+        (IN_BAD, Section.DERP, {UNCODED: E, "XDERP01": E}, {"XSTUN01": W}),
+        (IN_BAD, Section.DERP, {UNCODED: E}, {"XDERP04": W}),
+        # a proxy that was stopped on purpose is unreachable to Coder
+        (None, Section.WORKSPACE_PROXY, {"EWP04": W}, {"XWP03": OK}),
+        (IN_BAD, Section.WORKSPACE_PROXY, {"EWP04": W}, {"XWP01": W}),
     ],
 )
 def test_when_they_differ(

@@ -155,6 +155,30 @@ def test_every_state_of_a_section_is_told_in_words() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "ours", "theirs"),
+    [
+        (
+            "Database ok report: error Our own probe sees nothing wrong. Coder's report error",
+            Severity.OK,
+            Severity.ERROR,
+        ),
+        ("Database warning report: error", Severity.WARNING, Severity.ERROR),
+        ("Database ok Nothing. Coder's report: ok.", Severity.OK, Severity.OK),
+        ("Database error Nothing. Coder's report warning", Severity.ERROR, Severity.WARNING),
+        ("Database error Coder's report error", None, Severity.ERROR),
+    ],
+)
+def test_a_report_that_is_worse_than_our_probe_is_seen_at_a_glance(
+    wanted: str, ours: Severity | None, theirs: Severity
+) -> None:
+    """Who runs down the column of severities finds what made the deployment bad."""
+    probes = () if ours is None else (WitnessView(severity=ours, last_run_timestamp_seconds=START),)
+    report = WitnessView(witness=Witness.REPORT, severity=theirs, last_run_timestamp_seconds=START)
+    view = SectionView(section=Section.DATABASE, witnesses=(*probes, report))
+    assert show(DeploymentView(name="prod", sections=(view,))).lines[1].startswith(wanted)
+
+
 def test_links_are_relative_and_point_at_every_endpoint() -> None:
     """Below a proxy's prefix they still work."""
     assert show(telemetry_path="/a/metrics").links == ["a/metrics", "api/v1/health", "config", "-/healthy", "-/ready"]
