@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from exporter.health.report import DEFAULT_REFRESH_SECONDS
 from exporter.health.root_cause import Layer
 from exporter.health.settle import Policy
 from tests.support import promql
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "alerts"
@@ -48,6 +48,11 @@ NO_OLD_REPORT = """unless on (deployment, witness) label_replace(
     max_over_time(coder_health_root_cause{layer=~"dns|tcp|tls|http|websocket|database"}[30m]) == 1,
     "witness", "report", "", ""
   )"""
+# What another alert tells already, of the same replica.
+TOLD_ALREADY = {
+    "XRPT04": """unless on (job, instance, deployment, coder_replica)
+    coder_health_code_active{code="XACS08",coder_replica!=""} == 1""",
+}
 WITHOUT_CODE = {
     "CoderExporterGone",
     "CoderDeploymentVanished",
@@ -144,6 +149,8 @@ def test_a_rule_asks_for_the_settled_code(alert: str, expected: tuple[Code, Seve
         raised = f'coder_health_code_active{{code="{code.value}"}}'
         if code.section in BEHIND and code.value in section_codes(code.section, Witness.REPORT):
             raised = f"\n  {raised}\n  {NO_OLD_REPORT}\n"
+        if code.value in TOLD_ALREADY:
+            raised = f"\n  {raised}\n  {TOLD_ALREADY[code.value]}\n"
         first = f"max without (witness, coder_replica) ({raised}) == 1"
     else:
         raised = f'coder_health_code_target{{code="{code.value}",severity="{severity.label}"}}'
@@ -282,6 +289,13 @@ def test_who_mutes_fires_no_later_than_who_is_muted() -> None:
     assert pairs
     for source, target in pairs:
         assert settles_seconds(source) <= settles_seconds(target), (source["alert"], target["alert"])
+
+
+def test_a_crash_in_coders_report_is_one_page() -> None:
+    """Both codes of it settle with the same report and wait as long, so Alertmanager tells them together."""
+    crash, section = BY_ALERT["CoderXRPT03ReportSectionCrashed"], BY_ALERT["CoderEUNKNOWNSectionCrashed"]
+    assert crash["for"] == section["for"]
+    assert crash["keep_firing_for"] == section["keep_firing_for"]
 
 
 def test_what_tells_of_the_exporters_own_network_is_info_at_most() -> None:
@@ -487,9 +501,7 @@ class Alertmanager:
 @pytest.fixture
 async def alertmanager(need_tool: Callable[[str], str], tmp_path: Path) -> AsyncIterator[Alertmanager]:
     program = need_tool("prometheus-alertmanager")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         program,
         f"--config.file={ALERTMANAGER}",
@@ -695,10 +707,52 @@ async def test_relays_of_proxies_that_are_down_are_no_disagreement(alertmanager:
         {"alertname": "CoderWitnessesDisagree", "section": "derp"},
         {"alertname": "CoderXWP02AllProxiesDown", "deployment": "other"},
         {"alertname": "CoderWitnessesDisagree", "section": "database", "deployment": "other"},
+        {"alertname": ROOT_CAUSE, "layer": "proxy", "deployment": "one"},
+        {"alertname": "CoderXDERP01RegionDown", "deployment": "one"},
+        {"alertname": "CoderWitnessesDisagree", "section": "derp", "deployment": "one"},
+        {"alertname": ROOT_CAUSE, "layer": "relay", "deployment": "relay"},
+        {"alertname": "CoderWitnessesDisagree", "section": "derp", "deployment": "relay"},
     )
     assert {
         ("CoderXWP02AllProxiesDown", "prod"): False,
         ("CoderXWP02AllProxiesDown", "other"): False,
+        ("CoderWitnessesDisagree", "prod"): True,
+        ("CoderWitnessesDisagree", "other"): False,
+        (ROOT_CAUSE, "one"): False,
+        ("CoderXDERP01RegionDown", "one"): False,
+        ("CoderWitnessesDisagree", "one"): True,
+        (ROOT_CAUSE, "relay"): False,
+        ("CoderWitnessesDisagree", "relay"): False,
+    } == await alertmanager.muted()
+
+
+async def test_a_stuck_rollout_is_no_disagreement_about_daemons(alertmanager: Alertmanager) -> None:
+    """Each version compares them with itself; about other sections the witnesses may differ as ever."""
+    await alertmanager.post(
+        {"alertname": "CoderXRPT06RolloutStuck"},
+        {"alertname": "CoderWitnessesDisagree", "section": "provisioner_daemons"},
+        {"alertname": "CoderXRPT06RolloutStuck", "deployment": "other"},
+        {"alertname": "CoderWitnessesDisagree", "section": "database", "deployment": "other"},
+    )
+    assert {
+        ("CoderXRPT06RolloutStuck", "prod"): False,
+        ("CoderXRPT06RolloutStuck", "other"): False,
+        ("CoderWitnessesDisagree", "prod"): True,
+        ("CoderWitnessesDisagree", "other"): False,
+    } == await alertmanager.muted()
+
+
+async def test_a_check_that_crashed_is_no_disagreement(alertmanager: Alertmanager) -> None:
+    """Of the section whose check crashed; about other sections the witnesses may differ as ever."""
+    await alertmanager.post(
+        {"alertname": "CoderEUNKNOWNSectionCrashed", "section": "websocket"},
+        {"alertname": "CoderWitnessesDisagree", "section": "websocket"},
+        {"alertname": "CoderEUNKNOWNSectionCrashed", "section": "websocket", "deployment": "other"},
+        {"alertname": "CoderWitnessesDisagree", "section": "database", "deployment": "other"},
+    )
+    assert {
+        ("CoderEUNKNOWNSectionCrashed", "prod"): False,
+        ("CoderEUNKNOWNSectionCrashed", "other"): False,
         ("CoderWitnessesDisagree", "prod"): True,
         ("CoderWitnessesDisagree", "other"): False,
     } == await alertmanager.muted()

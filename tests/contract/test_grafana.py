@@ -203,8 +203,9 @@ def test_queries_ask_for_what_exists(expression: str) -> None:
 
 @each_expression
 def test_every_selector_has_the_variables(expression: str) -> None:
-    """Rules target-job and target-instance; and the deployment, wherever the family has that label."""
+    """Rules target-job and target-instance; and the deployment, wherever the family has that label, or none of them."""
     known = promql.series_labels()
+    expression = expression.replace('deployment=~"$deployment|"', 'deployment=~"$deployment"')
     for selector in promql.selectors(promql.parse(expression)):
         matchers = {label: (str(operator), value) for label, operator, value in selector.matchers}
         for label in ("job", "instance", "deployment"):
@@ -291,6 +292,46 @@ def test_every_severity_has_a_colour_in_the_table(board: str) -> None:
     (rule,) = (rule for rule in overrides if rule["matcher"]["options"] == "severity")
     (mappings,) = (one["value"] for one in rule["properties"] if one["id"] == "mappings")
     assert {severity.label for severity in Severity} == set(mappings[0]["options"])
+
+
+@pytest.mark.parametrize(
+    "panel", [panel for _, panel in PANELS if panel["type"] == "table"], ids=lambda panel: panel["title"]
+)
+def test_the_columns_of_a_table_fit_into_it(panel: Panel) -> None:
+    """On a screen of 1440 pixels, with a hundred for a column without a width; what does not fit is scrolled away."""
+    shown = [
+        {one["id"]: one["value"] for one in override["properties"]} for override in panel["fieldConfig"]["overrides"]
+    ]
+    widths = [one.get("custom.width", 100) for one in shown if "custom.hidden" not in one]
+    assert sum(widths) <= panel["gridPos"]["w"] / WIDTH * 1440 - 20
+
+
+@each_panel
+def test_an_empty_cell_has_words_of_its_own(panel: Panel) -> None:
+    """What a panel says when it has no rows is no word for a label that a row has not: of a code that stands for the
+    whole section, Grafana would write "nothing is wrong" beside the error."""
+    overrides = {
+        override["matcher"]["options"]: {one["id"] for one in override["properties"]}
+        for override in panel["fieldConfig"]["overrides"]
+    }
+    relays = panel["title"] == "Certificates of relays"  # which has a target in each row
+    for label in {"target", "coder_replica", "version"} & set(overrides) - ({"target"} if relays else set()):
+        assert {"noValue", "custom.hidden"} & overrides[label], label
+
+
+def test_what_is_wrong_with_the_exporter_is_seen_at_once() -> None:
+    """Its codes are of no deployment and stand among the others all the same; a host that is cut off stands on top."""
+    (target,) = named("What is wrong now, and since when")["targets"]
+    for selector in promql.selectors(promql.parse(target["expr"])):
+        assert ("deployment", "$deployment|") in {(label, value) for label, _, value in selector.matchers}
+    assert 0 == named("Host of the exporter")["gridPos"]["y"]
+
+
+@each_panel
+def test_a_panel_without_rows_does_not_say_that_all_is_well(panel: Panel) -> None:
+    """An exporter that is gone leaves the same emptiness as one that finds nothing."""
+    words = panel["fieldConfig"]["defaults"].get("noValue", "not known")
+    assert re.search(r"known|measured|told|no probe", words), words
 
 
 def test_every_status_of_a_proxy_has_its_words() -> None:
