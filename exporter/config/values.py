@@ -6,7 +6,6 @@ after the key path, tells the wanted form and quotes nothing that may be a secre
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -23,7 +22,7 @@ from exporter.config.yaml_nodes import Ambiguous
 from exporter.errors import WireError
 from exporter.health.maintenance import MAX_WINDOW_SECONDS
 from exporter.secret import Secret
-from exporter.wire.url import parse_origin
+from exporter.wire.url import is_address, parse_origin
 
 PROBLEM = "exporter_problem"
 MAX_NAME_CHARACTERS = 64
@@ -161,11 +160,11 @@ def _read_dns_name(value: object) -> str:
         ("a scheme", "://" in text),
         ("a wildcard", "*" in text),
         ("a slash", "/" in text),
-        ("a port", _PORT.search(text) and not _is_address(text)),
+        ("a port", _PORT.search(text) and not is_address(text)),
     ):
         if found:
             refuse(f"holds {what}; {_DNS_WANTED}")
-    if _is_address(text.strip("[]")):
+    if is_address(text.strip("[]")):
         refuse("is an IP address; list the URLs of replicas in urls")
     try:
         if not _NUMBER_AT_END.search(text) and not _NO_HOST.search(text):
@@ -256,24 +255,16 @@ def _read_host(value: object) -> str:
         refuse(f"holds a slash; {_HOST_WANTED}")
     if text.startswith("[") and text.endswith("]"):
         refuse("holds brackets; write an IPv6 address without them")
-    if _PORT.search(text) and not _is_address(text):
+    if _PORT.search(text) and not is_address(text):
         refuse(f"holds a port; {_HOST_WANTED}")
     try:
-        if _is_address(text):
+        if is_address(text):
             return parse_origin(f"https://[{text}]" if ":" in text else f"https://{text}").host
         if not _NUMBER_AT_END.search(text) and not _NO_HOST.search(text):
             return parse_origin(f"https://{text}").host.removesuffix(".")
     except WireError:
         pass  # told below, without the words about URLs
     refuse("is not a host name or an IP address; write it like derp.example.com or 192.0.2.7")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_reference(value: object) -> str:
@@ -284,7 +275,7 @@ def _read_reference(value: object) -> str:
     if not _HOST_AND_PORT.fullmatch(text):
         refuse(f"has no port; {_REFERENCE_WANTED}" if ":" not in text else f"is malformed; {_REFERENCE_WANTED}")
     host = text.rpartition(":")[0]
-    if _NUMBER_AT_END.search(host) and not _is_address(host):
+    if _NUMBER_AT_END.search(host) and not is_address(host):
         refuse(f"is malformed; {_REFERENCE_WANTED}")
     try:
         origin = parse_origin(f"http://{text}")

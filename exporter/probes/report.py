@@ -25,7 +25,7 @@ from exporter.secret import Secret
 from exporter.targets.model import ReportTarget
 from exporter.targets.replica_identity import StrangerError, identify
 from exporter.targets.token_source import NoTokenError, read_token
-from exporter.wire.url import Origin, is_name, parse_origin
+from exporter.wire.url import Origin, is_address, parse_origin
 
 REPORT_PATH = "/api/v2/debug/health"
 ORGANIZATIONS_PATH = "/api/v2/organizations"
@@ -134,7 +134,7 @@ async def _read(
         origin = await find_origin(target.access_url)
         blank = replace(blank, name=blank.name or origin.host)
         via = None if target.replica is None else parse_origin(target.replica.url)
-        blank = replace(blank, by_name=is_name((via or origin).host))
+        blank = replace(blank, by_name=not is_address((via or origin).host))
         answer, token, attempts = await _ask_until_answered(target, origin, via, memory.back_off, deadline, clock)
     except NoTokenError as error:
         return replace(blank, off=OffReason.NO_TOKEN, failure=Failure.of(error))

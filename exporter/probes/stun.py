@@ -17,7 +17,7 @@ from exporter.net import reach, stun_client
 from exporter.net.connection import NoRouteError
 from exporter.net.reach import Lookup
 from exporter.targets.model import StunTarget
-from exporter.wire.url import is_name
+from exporter.wire.url import is_address
 
 Family = Literal["ipv4", "ipv6"]
 
@@ -47,7 +47,7 @@ async def probe(target: StunTarget, *, clock: Clock) -> StunResult:
         port=target.port,
         attempts=attempts,
         failure=failure,
-        by_name=is_name(target.host) and not choose_addresses(target, None),
+        by_name=not is_address(target.host) and not choose_addresses(target, None),
     )
 
 

@@ -105,13 +105,13 @@ def _parse_name(text: str) -> str:
     return host
 
 
-def is_name(host: str) -> bool:
-    """Say whether a host is a name, that has to be looked up, and no IP address."""
+def is_address(host: str) -> bool:
+    """Say whether a host is an IP address, and no name that has to be looked up."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return True
-    return False
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
